@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shoal.decoding import Beam, beam_search, decoder_for, generate
+from shoal.decoding import Beam, Searched, beam_search, decoders_for, generate
 from shoal.models import GPT
 
 NEW, CONTEXT, V, D, H, L = 63, 64, 65, 128, 4, 4
@@ -113,11 +113,13 @@ def ours(model: GPT, parameters: dict[str, Tensor], prompts: Tensor, beam: int) 
     """Tokens by shoal, ``(R, N, 1 + NEW)``."""
     if beam == 1:
         return generate(model, parameters, prompts, torch.ones(len(prompts), dtype=torch.int64), NEW).tokens
-    decoder = decoder_for(model, parameters)
-    each = prompts.expand(decoder.size, *prompts.shape)  # (R, N, 1)
-    logits, state = decoder.step(each, decoder.start(len(prompts), CONTEXT), last=True)
-    searched = beam_search(decoder, state, logits[:, :, 0], NEW, Beam(width=beam, stop="n_best"))
-    return torch.cat([each, searched.hypotheses.tokens[:, :, 0]], dim=-1)
+    N, settings, groups = len(prompts), Beam(width=beam, stop="n_best"), []
+    for decoder in decoders_for(model, parameters, N * beam, CONTEXT):
+        each = prompts.expand(decoder.size, N, 1)
+        logits, state = decoder.step(each, decoder.start(N, CONTEXT), last=True)
+        groups.append(beam_search(decoder, state, logits[:, :, 0], NEW, settings))
+    best = Searched.of_groups(groups).hypotheses.tokens[:, :, 0]  # (R, N, NEW)
+    return torch.cat([prompts.expand(len(best), N, 1), best], dim=-1)
 
 
 def timed(run: Callable[[], Any], tokens: int) -> Times:

@@ -1,4 +1,4 @@
-"""Benchmark of float32 products. ``python -m benchmarks.products [MEMBERS ...]``; ``… list``: those that programs use.
+"""Benchmark of products. ``python -m benchmarks.products [bfloat16] [MEMBERS ...]``; ``… list``: those of programs.
 
 Each shape that programs of training have (see :data:`SHAPES`), by PyTorch's ``mm`` for each member and its ``bmm`` for
 all of them (MKL), by oneDNN for each member, and by one call of ``shoal.fast.matmul``. One thread, in turns; GFLOP/s of
@@ -7,6 +7,11 @@ processor time, medians of the turns.
 oneDNN's float32 product is what ``torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")`` calls, for
 contiguous ``x (M, K)`` and ``weight (N, K)``. Operands that lie otherwise are copied before the clock starts: its
 numbers are what it could do at best. PyTorch's own ``mm`` and ``linear`` call MKL.
+
+With ``bfloat16``, products of operands that are rounded to it: by PyTorch's ``bmm`` (oneDNN) of operands that are
+rounded before the clock starts, with a result in bfloat16; the same as a program does it, which rounds float32 operands
+and copies the result back; and by one call of ``shoal.fast.matmul``, which rounds them as it copies them and adds up in
+float32.
 
 Shapes: ``R`` members, ``(M, K) (K, N) -> (M, N)``; ``T`` marks an operand that lies transposed in memory.
 """
@@ -25,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from shoal.fast import matmul
 from shoal.fast.memory import keep_freed_memory
+from shoal.fast.program import Arena, Program
 from shoal.spec import RunSpec
 from shoal.training.plan import Cohort
 from shoal.training.stack import Stack
@@ -33,6 +39,8 @@ from shoal.training.step import train_step
 TURNS, WORK = 7, 3e8  # turns; floating-point operations of one, at least
 LARGEST = 2**26  # numbers of all operands; larger cases are left out
 MEMBERS = (1, 2, 8, 64)
+NAMES = {"float32": ("mm", "bmm", "oneDNN", "shoal"), "bfloat16": ("bmm", "bmm, rounding", "shoal")}  # of the ways
+OTHERS = {"float32": ("bmm", "oneDNN"), "bfloat16": ("bmm", "bmm, rounding")}  # which shoal is compared with
 PROGRAMS: dict[str, dict[str, Any]] = {  # whose products are listed
     "LSTM, default": {"model": "lstm"},
     "GPT, default": {"model": "gpt"},
@@ -115,6 +123,20 @@ def drawn(R: int, rows: int, columns: int, transposed: str) -> Tensor:
     return torch.randn(R, columns, rows).mT if transposed else torch.randn(R, rows, columns)
 
 
+def rounded_ways(shape: Shape, R: int) -> dict[str, Callable[[], Any]]:
+    """Calls that compute the products of all members in bfloat16, by name."""
+    a, b = drawn(R, shape.M, shape.K, shape.a), drawn(R, shape.K, shape.N, shape.b)
+    out, rounded = torch.empty(R, shape.M, shape.N), [x.to(torch.bfloat16) for x in (a, b)]
+    in_bfloat16 = out.to(torch.bfloat16)
+    program = Program(Arena(), out.flatten(1), is_differentiable=False, precision="bfloat16")
+    program.multiply(out, a, b)
+    return {
+        "bmm": lambda: torch.bmm(*rounded, out=in_bfloat16),
+        "bmm, rounding": program.forward,
+        "shoal": matmul.bound(out, a, b, precision="bfloat16"),
+    }
+
+
 def ways(shape: Shape, R: int) -> dict[str, Callable[[], Any]]:
     """Calls that compute the products of all members, by name."""
     a, b = drawn(R, shape.M, shape.K, shape.a), drawn(R, shape.K, shape.N, shape.b)
@@ -139,9 +161,9 @@ def ways(shape: Shape, R: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-def speeds(shape: Shape, R: int) -> dict[str, float]:
+def speeds(shape: Shape, R: int, precision: str) -> dict[str, float]:
     """GFLOP/s of each way, medians of turns that follow one another."""
-    calls = ways(shape, R)
+    calls = (ways if precision == "float32" else rounded_ways)(shape, R)
     times: dict[str, list[float]] = {}
     for name, call in calls.items():
         call()
@@ -192,16 +214,19 @@ def main() -> None:
             for shape, count in sorted(products_of(**settings).items(), key=lambda pair: -pair[0].operations * pair[1]):
                 print(f"{count} of {shape}, {count * shape.operations / 1e6:.1f} MFLOP")
         return
-    members = tuple(map(int, sys.argv[1:])) or MEMBERS
-    print("| GFLOP/s | R | mm | bmm | oneDNN | shoal | shoal / bmm | shoal / oneDNN |\n|" + " --- |" + " ---: |" * 7)
+    precision = "bfloat16" if "bfloat16" in sys.argv[1:] else "float32"
+    members = tuple(int(word) for word in sys.argv[1:] if word != precision) or MEMBERS
+    others, names = OTHERS[precision], NAMES[precision]
+    head = [*names, *(f"shoal / {other}" for other in others)]
+    print(f"| GFLOP/s | R | {' | '.join(head)} |\n| --- |" + " ---: |" * (len(head) + 1))
     for name, shapes in SHAPES.items():
-        print(f"| **{name}** | | | | | | | |")
+        print(f"| **{name}** |" + " |" * (len(head) + 1))
         for shape in shapes:
             for R in members:
                 if R * (shape.M * shape.K + shape.K * shape.N + shape.M * shape.N) > LARGEST:
                     continue
-                speed = speeds(shape, R)
-                ratios = (f"{speed['shoal'] / speed[other]:.2f}" for other in ("bmm", "oneDNN"))
+                speed = speeds(shape, R, precision)
+                ratios = (f"{speed['shoal'] / speed[other]:.2f}" for other in others)
                 print(
                     f"| {shape} | {R} |", " | ".join([*(f"{x:.0f}" for x in speed.values()), *ratios]), "|", flush=True
                 )

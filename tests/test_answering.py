@@ -6,7 +6,7 @@ import pytest
 import torch
 from searching import all_texts
 
-from shoal.decoding import Beam
+from shoal.decoding import Beam, choice
 from shoal.decoding.answers import EMPTY, answer
 from shoal.decoding.finite import DivergedError
 from shoal.errors import UserError
@@ -96,6 +96,23 @@ def test_neighbours_order_and_other_models_change_nothing(family, beam):
             alone = answer({run: model}, reads, codec(), [line], T, beam)
             alike(whole.answers[member][place : place + 1], alone.answers[0])
             assert int(whole.saved[member, place]) == int(alone.saved[0, 0])
+
+
+@pytest.mark.parametrize("beam", [None, Beam(2)])
+def test_members_answer_the_same_in_groups_of_any_size(monkeypatch, beam):
+    models, reads = some("gpt", 5)
+    found = []
+    for size in (5, 2, 1):
+        monkeypatch.setattr(choice, "members_at_once", lambda *_, size=size: size)
+        found.append(answer(models, reads, codec(), LINES, T, beam, at_once=4, record=beam is not None))
+    for other in found[1:]:
+        for member in range(5):
+            alike(found[0].answers[member], other.answers[member])
+        assert torch.equal(found[0].steps, other.steps) and torch.equal(found[0].saved, other.saved)
+        torch.testing.assert_close(found[0].margins, other.margins, atol=1e-9, rtol=0, equal_nan=True)
+        assert [[tree and len(tree.candidates) for tree in of_run] for of_run in found[0].trees] == [
+            [tree and len(tree.candidates) for tree in of_run] for of_run in other.trees
+        ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -331,7 +331,9 @@ def test_the_choice_of_an_engine_says_why():
     assert choose_engine(tiny(num_layers=2, dropout=0.5), math.inf, CPU).engine == "plain"
     assert "unequal states" in choose_engine(tiny(num_layers=2, dropout=0.5), math.inf, CPU, "compiled").why
     assert choose_engine(spec, math.inf, torch.device("cuda")).engine == "prefixes"
-    assert choose_engine(tiny(precision="bfloat16"), math.inf, CPU).engine == "prefixes"
+    rounded = tiny(precision="bfloat16")
+    assert choose_engine(rounded, math.inf, CPU).engine == "compiled"
+    assert choose_engine(rounded, math.inf, torch.device("cuda")).engine == "prefixes"
     assert choose_engine(spec, math.inf, CPU, "plain").engine == "plain"
     engine, why = available("compiled", torch.device("cuda"))  # which tests do not let it have
     assert engine == "prefixes" and why.startswith("TRITON_INTERPRET is set")

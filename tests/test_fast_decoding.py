@@ -190,11 +190,12 @@ def test_no_rows_and_rows_that_stay():
     _, state = decoder.step(torch.zeros(2, 3, 2, dtype=torch.int64), decoder.start(3, T))
     before = {name: tensor.clone() for name, tensor in state.items()}
     after = decoder.reorder(state, torch.arange(3))
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    for name in before:  # places that are not in use are anything
+        torch.testing.assert_close(after[name], before[name], atol=0, rtol=0, equal_nan=True)
 
 
 def test_only_what_is_in_use_moves():
-    model, parameters, _ = members({"norm": "none"}, 1, 1, torch.float32)
+    model, parameters, _ = members({"norm": "none"}, 1, 1, torch.float64)  # by PyTorch's operations
     decoder = decoder_for(model, parameters)
     _, state = decoder.step(torch.randint(V, (1, 2, 3)), decoder.start(2, T))
     state["keys"][..., 3:], state["values"][..., 3:, :] = torch.nan, torch.nan

@@ -38,7 +38,7 @@ BASES = {
     "gpt": {**TEXT, **GPT},
     "variant": {**TEXT, **GPT, **VARIANT, "share_embeddings": True, "dropout": 0.1, "dropout_at": "neurons_too"},
     "stream": {**TEXT, **GPT, "norm_position": "pre_stream", "bias_norm": False, "positions": "rotary", "bias": False},
-    "lstm": {**TEXT, "model": "lstm", "num_layers": 2, "embedding_size": 8},
+    "lstm": {**TEXT, "model": "lstm", "num_layers": 2, "embedding_size": 32},
     "encoder_decoder": {**PAIRS, **GPT, "model": "encoder_decoder", "num_layers": 1, "tie_embeddings": "all"},
     "encoder_translator": {**PAIRS, **GPT, "model": "encoder_translator"},
     "lstm_encoder_decoder": {**PAIRS, "model": "lstm_encoder_decoder", "num_layers": 2, "embedding_size": 8},
@@ -254,7 +254,7 @@ def variants():
         "bias_ffn": any_bool,
         "bias_norm": any_bool,
     }
-    common = {"num_layers": st.integers(1, 2), "embedding_size": st.sampled_from([4, 8, 12]), "bias": any_bool}
+    common = {"num_layers": st.integers(1, 2), "embedding_size": st.sampled_from([4, 8, 12, 32]), "bias": any_bool}
     common |= {"bias_classifier": any_bool}
     families = [
         *(("gpt", {**common, **block, "share_embeddings": any_bool}),) * 3,

@@ -11,7 +11,7 @@ from searching import all_texts
 
 import shoal
 from shoal.cli import main
-from shoal.decoding import Beam, Sampling
+from shoal.decoding import Beam, Sampling, choice
 from shoal.decoding.text import generate_texts
 from shoal.decoding.text_search import search_texts
 from shoal.errors import UserError
@@ -25,8 +25,9 @@ SMALL |= {"train_batch_size": 8, "n_steps": 13, "eval_period": 4, "save_model_st
 HEAD = re.compile(r"── run (\w{8}), (\d) of (\d): log p (-?[\d.]+)(?:, score (\S+))?, (\d+) tokens?(, ended|, cut)?")
 
 
-def some(family, R=2, context=8):
-    part = MODELS[family](num_layers=1, embedding_size=8, **({"num_heads": 2} if family == "gpt" else {}))
+def some(family, R=2, context=8, **settings):
+    settings |= {"num_heads": 2} if family == "gpt" else {}
+    part = MODELS[family](num_layers=1, embedding_size=8, **settings)
     models = {}
     for seed in range(R):
         model = part.build(Sizes(LETTERS.vocabulary_size, context)).double().eval()
@@ -84,6 +85,25 @@ def test_a_model_that_diverged_is_named(family):
             generate_texts(models, LETTERS, ["ab", "c"], 3, sampling)
     with pytest.raises(UserError, match="run run1 gives numbers that are not finite"):
         search_texts(models, LETTERS, ["ab", "c"], 3, Beam(2))
+
+
+def test_models_search_the_same_in_groups_of_any_size_and_one_that_diverges_on_the_way_is_named(monkeypatch):
+    models, found = some("gpt", 5, positions="learned"), []
+    for size in (5, 2, 1):
+        monkeypatch.setattr(choice, "members_at_once", lambda *_, size=size: size)
+        found.append(search_texts(models, LETTERS, ["ab", "c"], 4, Beam(3), end=0, record=True))
+    for one, *others in zip(*found, strict=True):
+        for other in others:
+            assert (one.run, one.prompt, one.steps, one.saved) == (other.run, other.prompt, other.steps, other.saved)
+            assert [(own.text, own.finished) for own in one.found] == [(own.text, own.finished) for own in other.found]
+            assert [own.score for own in one.found] == pytest.approx([own.score for own in other.found], abs=1e-9)
+            assert one.tree is not None and other.tree is not None and one.tree is not other.tree
+    with torch.no_grad():
+        models["run3"].embedding.positions.weight[4:] = torch.nan  # of the third new token
+    for size in (5, 2, 1):
+        monkeypatch.setattr(choice, "members_at_once", lambda *_, size=size: size)
+        with pytest.raises(UserError, match="run run3 gives numbers that are not finite"):
+            search_texts(models, LETTERS, ["ab", "c"], 6, Beam(2))
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def notes(monkeypatch, tmp_path):
 
 
 def ratios(monkeypatch, **found):
-    monkeypatch.setattr(multiplication, "measured", lambda: found)
+    monkeypatch.setattr(multiplication, "measured", lambda *precision: found)
 
 
 @pytest.mark.parametrize(("width", "of"), [(32, "small"), (63, "small"), (64, "large"), (512, "large")])
@@ -62,16 +62,16 @@ def test_only_an_engine_of_programs_on_the_cpu_has_products_of_its_own(monkeypat
     "text", ["", "[]", "{", '{"large": "x", "small": 1}', '{"large": 1}', '{"large": -1, "small": 1}']
 )
 def test_a_note_that_is_none_is_measured_anew(monkeypatch, notes, text):
-    monkeypatch.setattr(multiplication, "_ratio", lambda sizes, repeats: 1.5)
+    monkeypatch.setattr(multiplication, "_ratio", lambda sizes, repeats, precision: 1.5)
     assert multiplication.measured() == dict.fromkeys(CLASSES, 1.5)
     (note,) = notes.iterdir()
     assert json.loads(note.read_text()) == dict.fromkeys(CLASSES, 1.5)
     note.write_text(text)
     multiplication.measured.cache_clear()
-    monkeypatch.setattr(multiplication, "_ratio", lambda sizes, repeats: 2.5)
+    monkeypatch.setattr(multiplication, "_ratio", lambda sizes, repeats, precision: 2.5)
     assert multiplication.measured() == dict.fromkeys(CLASSES, 2.5)
     multiplication.measured.cache_clear()
-    monkeypatch.setattr(multiplication, "_ratio", lambda sizes, repeats: 9.0)
+    monkeypatch.setattr(multiplication, "_ratio", lambda sizes, repeats, precision: 9.0)
     assert multiplication.measured() == dict.fromkeys(CLASSES, 2.5)  # from the note
 
 
@@ -85,7 +85,7 @@ def test_a_note_that_others_can_write_is_not_read(notes):
 
 
 def test_what_is_measured_is_a_ratio_of_times():
-    assert 0 < multiplication._ratio((1, 4, 4, 4), 1) < 100
+    assert 0 < multiplication._ratio((1, 4, 4, 4), 1, "float32") < 100
 
 
 def test_products_are_recorded_and_kept_on_resume(monkeypatch, tmp_path):
@@ -102,7 +102,7 @@ def test_products_are_recorded_and_kept_on_resume(monkeypatch, tmp_path):
         assert products_of(folder, torch.device("cuda")) == "torch"
     sessions, how = folder.status()["sessions"], ("compiled", "own", SPECS[0], CPU)
     assert kernels_of(folder, sessions, *how) == {"kernels": sessions[0]["kernels"]}
-    monkeypatch.setattr(matmul, "library", lambda: Kernels(None, "none here", "another version of it"))
+    monkeypatch.setattr(matmul, "library", lambda *precision: Kernels(None, "none here", "another version of it"))
     with pytest.warns(UserWarning, match="compiled otherwise"):
         kernels_of(folder, sessions, *how)
     with pytest.warns(UserWarning, match="last bits"):
@@ -122,7 +122,7 @@ def test_a_cohort_of_before_there_was_a_choice_goes_on_with_pytorchs(monkeypatch
 def test_without_the_library_a_cohort_goes_on_with_pytorchs(monkeypatch):
     assert available_products("own", CPU) == "own"
     assert available_products("own", torch.device("cuda")) == "torch"
-    monkeypatch.setattr(matmul, "library", lambda: Kernels(None, "none here"))
+    monkeypatch.setattr(matmul, "library", lambda *precision: Kernels(None, "none here"))
     assert available_products("own", CPU) == available_products("torch", CPU) == "torch"
     assert choose_products(128, CPU) == "torch"
 

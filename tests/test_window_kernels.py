@@ -4,6 +4,7 @@ import math
 import sys
 from itertools import combinations
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -187,15 +188,17 @@ def test_attention_where_a_tile_has_more_rows_than_a_vector_numbers(tmp_path, mo
     for K in (3, 10):
         hold_attention(1, 2, 2, 8, (5, K, False), 0.1, False, [1, 2, 3], 0)
         hold_attention(1, 2, 2, 8, (K, K, True), None, True, [1, 2, 3], 0)
+    hold_lstm(2, 7, 3, 32, 32, True, "any", False, True, 0, "own")
 
 
 def test_attention_with_scores_of_another_factor():
     hold_attention(2, 3, 1, 24, (5, 7, False), 0.5, True, [1, 2, 3], 0, factor=1.0)
 
 
-def hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products):
-    """Hold an LSTM layer, its states and the last of them, to PyTorch's operations."""
-    arrays = drawn(seed, R, x=(S * B, E), weight=(4 * D, E + D), bias=(4 * D,), h=(B, D), c=(B, D))
+def hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products, X=None):
+    """Hold an LSTM layer, its states and the last of them, to PyTorch's operations; with ``X``, of a table's rows."""
+    arrays = drawn(seed, R, x=(X or S * B, E), weight=(4 * D, E + D), bias=(4 * D,), h=(B, D), c=(B, D))
+    rows = None if X is None else torch.randint(X, (R, S * B), generator=torch.Generator().manual_seed(seed))
     arrays["weight"] /= math.sqrt(E + D)
     seen = torch.rand(R, B, S, generator=torch.Generator().manual_seed(seed)) < 0.6
     if mask == "padding":
@@ -206,7 +209,7 @@ def hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, pro
 
         def build(ops, x):
             bias, before = x.bias if is_biased else None, (x.h, x.c) if has_before else None
-            h, ends = ops.lstm(x.x, x.weight, bias, over, before)
+            h, ends = ops.lstm(x.x, x.weight, bias, over, before, None if rows is None else rows[members].contiguous())
             return ops.join([h, *ends])
 
         return build
@@ -237,6 +240,65 @@ directions = (st.booleans(), st.booleans(), seeds, st.sampled_from(["torch", "ow
 @example(2, 3, 9, 8, 32, True, "padding", True, True, 0, "own")
 def test_lstm_layers(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products):
     hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products)
+
+
+def hold_in_chunks(case):
+    """Hold an LSTM layer whose steps come in chunks of so many rows, the last argument."""
+    *layer, rows = case
+    with mock.patch("shoal.fast.window_steps.ROWS", rows):
+        hold_lstm(*layer)
+
+
+tables = st.sampled_from([None, 1, 5, 40])
+of_steps = (
+    *(st.integers(1, 3), st.integers(1, 15), st.integers(1, 5)),
+    *(st.sampled_from([3, 32, 72]), st.sampled_from([32, 96])),
+    *(st.booleans(), masks, st.booleans(), st.booleans(), seeds, st.sampled_from(["own", "own", "torch"]), tables),
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.tuples(*of_steps, st.sampled_from([1, 20, 256])))
+@example((2, 8, 4, 32, 64, True, None, False, False, 0, "own", None, 20))
+@example((1, 3, 5, 32, 32, True, "any", True, True, 0, "own", 5, 1))
+@example((1, 3, 2, 8, 12, False, None, True, False, 0, "torch", 5, 256))
+def test_lstm_layers_of_whole_tiles_in_chunks_and_of_tables(case):
+    hold_in_chunks(case)
+
+
+def test_the_number_of_threads_changes_no_bit_of_a_layer_of_whole_tiles():
+    arrays = drawn(3, 2, table=(7, 64), weight=(4 * 64, 128), above=(4 * 64, 128), bias=(4 * 64,))
+    tokens, over = torch.randint(7, (2, 13 * 9)), Recurrence(13, 9)
+
+    def build(ops, x):
+        h, ends = ops.lstm(x.table, x.weight, x.bias, over, None, tokens)
+        return ops.lstm(h, x.above, x.bias, Recurrence(13, 9, is_backward=True), ends)[0]
+
+    d_out, before, runs = drawn(2, 2, d=(13 * 9, 64))["d"], torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3, 5):
+            torch.set_num_threads(n)
+            runs.append(run(build, {name: array * 0.2 for name, array in arrays.items()}, d_out, products="own"))
+    finally:
+        torch.set_num_threads(before)
+    for results, found in runs[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(results, runs[0][0], strict=True))
+        assert all(torch.equal(found[name], runs[0][1][name]) for name in found)
+
+
+def test_gates_that_are_saturated_and_what_is_no_number_and_stays_in_its_example():
+    arrays = drawn(0, 1, x=(6, 32), weight=(128, 64), bias=(128,))
+    arrays["x"][0, 0] *= 1e4
+    arrays["x"][0, 2] *= 50.0
+    arrays["x"][0, 3] = math.nan  # of example 1 of 2, at position 1 of 3
+
+    def build(ops, x):
+        return ops.lstm(x.x, x.weight, x.bias, Recurrence(2, 3), None)[0]
+
+    (h,), _ = run(build, arrays, torch.ones(1, 6, 32), products="own")
+    expected = build(TorchWindowOps(), SimpleNamespace(**{name: array.double() for name, array in arrays.items()}))
+    torch.testing.assert_close(h.double(), expected, equal_nan=True, atol=2e-5, rtol=0)
+    assert torch.equal(h[0].isnan().any(1), torch.tensor([0, 0, 0, 1, 0, 1]) > 0)
 
 
 def test_a_final_state_has_the_gradients_of_all_its_readers_and_one_that_is_not_read_none():
@@ -540,6 +602,13 @@ def test_attention_of_many_shapes(R, B, H, size, view, p, is_masked, keys, seed,
 )
 def test_lstm_layers_of_many_shapes(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products):
     hold_lstm(R, B, S, E, D, is_biased, mask, is_backward, has_before, seed, products)
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None)
+@given(st.tuples(*of_steps, st.sampled_from([1, 7, 20, 256])))
+def test_lstm_layers_of_whole_tiles_of_many_shapes(case):
+    hold_in_chunks(case)
 
 
 @pytest.mark.slow

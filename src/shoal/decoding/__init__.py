@@ -6,7 +6,7 @@ search continues from any state and the logits after it, by any object that step
 """
 
 from shoal.decoding.beam import PLACES, Beam, Searched, beam_search, check_beam
-from shoal.decoding.choice import Decoder, decoder_for
+from shoal.decoding.choice import Decoder, decoder_for, decoders_for
 from shoal.decoding.exhaustive import check_exhaustive, exhaustive_search
 from shoal.decoding.fast_gpt import FastGPT
 from shoal.decoding.fast_lstm import FastLSTM
@@ -38,6 +38,7 @@ __all__ = [
     "check_exhaustive",
     "check_sampling",
     "decoder_for",
+    "decoders_for",
     "draw",
     "exhaustive_search",
     "filtered",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from shoal.decoding.beam import Beam, beam_search, check_beam, check_length
-from shoal.decoding.choice import decoder_for
+from shoal.decoding.choice import decoders_for
 from shoal.decoding.finite import by_run, check_finite, check_logits
 from shoal.decoding.generate import generate_from
 from shoal.decoding.tree import BeamTree
@@ -123,7 +123,8 @@ def answer(
     was_training = first.training
     first.eval()
     try:
-        asking = _Asking(models, reads, max_new_tokens, beam, record)
+        size = min(at_once, len(asked)), int(seen.sum(1).max()) + max_new_tokens
+        asking = _Asking(models, reads, max_new_tokens, beam, record, size)
         parts = [asking(tokens[part], seen[part]) for part in torch.split(order, at_once)]
     finally:
         first.train(was_training)
@@ -200,10 +201,19 @@ _NAMES = ("tokens", "lengths", "log_p", "finished", "steps", "saved", "margins")
 
 
 class _Asking:
-    """Models that answer a portion of lines at a time."""
+    """Models that answer a portion of lines at a time, in groups (:func:`~shoal.decoding.choice.decoders_for`).
+
+    ``size`` is the largest number of lines of a portion, and of tokens of a source and its answer.
+    """
 
     def __init__(
-        self, models: Mapping[str, nn.Module], reads: str, max_new_tokens: int, beam: Beam | None, record: bool
+        self,
+        models: Mapping[str, nn.Module],
+        reads: str,
+        max_new_tokens: int,
+        beam: Beam | None,
+        record: bool,
+        size: tuple[int, int],
     ) -> None:
         several = list(models.values())
         self.model: Any = several[0]
@@ -211,7 +221,9 @@ class _Asking:
         named = [dict(model.named_parameters()) for model in several]
         self.parameters = {name: torch.stack([of_model[name].detach() for of_model in named]) for name in named[0]}
         self.reads, self.T, self.beam, self.record = reads, max_new_tokens, beam, record
-        self.decoder: Any = decoder_for(self.model, self.parameters)
+        rows, length = size
+        rows *= 1 if beam is None else beam.width
+        self.decoders: list[Any] = list(decoders_for(self.model, self.parameters, rows, length))
 
     def __call__(self, tokens: Tensor, seen: Tensor) -> _Results:
         """Answer sources ``(n, S)`` whose tokens ``seen``, ``(n, S)`` bool, count."""
@@ -219,44 +231,48 @@ class _Asking:
         tokens, seen = tokens[:, :longest], seen[:, :longest]
         if self.reads == "source":
             return self._at_once(tokens, seen)
-        state, logits = self._behind(tokens, seen)
-        check_logits(logits, self.runs)
-        if self.beam is None:
-            return self._greedy(state, logits)
-        how: Any = {"eos": EOS, "padding": PAD, "record": self.record}
-        with by_run(self.runs):
-            searched = beam_search(self.decoder, state, logits, self.T, self.beam, **how)
-        hypotheses = searched.hypotheses
-        about = (searched.steps, searched.saved, searched.margins)
-        return _Results(
-            hypotheses.tokens,
-            hypotheses.lengths,
-            hypotheses.log_p,
-            hypotheses.finished,
-            *about,
-            tuple(zip(*searched.trees, strict=True)),
-        )
+        begun = [self._behind(decoder, tokens, seen) for decoder in self.decoders]
+        check_logits(torch.cat([logits for _, logits in begun]), self.runs)
+        groups: list[_Results] = []
+        for decoder, (state, logits) in zip(self.decoders, begun, strict=True):
+            first = sum(len(group.steps) for group in groups)
+            groups.append(self._searched(decoder, state, logits, self.runs[first : first + decoder.size]))
+        joined = {name: torch.cat([getattr(group, name) for group in groups]) for name in _NAMES}
+        trees = zip(*(group.trees for group in groups), strict=True)  # by line, by group
+        return _Results(**joined, trees=[tuple(tree for group in line for tree in group) for line in trees])
 
-    def _behind(self, tokens: Tensor, seen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def _searched(self, decoder: Any, state: Mapping[str, Tensor], logits: Tensor, runs: Sequence[str]) -> _Results:
+        """Answers by the models of a decoder."""
+        if self.beam is None:
+            return self._greedy(decoder, state, logits, runs)
+        how: Any = {"eos": EOS, "padding": PAD, "record": self.record}
+        with by_run(runs):
+            searched = beam_search(decoder, state, logits, self.T, self.beam, **how)
+        best = searched.hypotheses
+        of_hypotheses = (best.tokens, best.lengths, best.log_p, best.finished)
+        about = (searched.steps, searched.saved, searched.margins)
+        return _Results(*of_hypotheses, *about, tuple(zip(*searched.trees, strict=True)))
+
+    def _behind(self, decoder: Any, tokens: Tensor, seen: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """State behind BOS, and logits of the first token, ``(R, n, V)``."""
-        n, R = len(tokens), self.decoder.size
+        n, R = len(tokens), decoder.size
         if self.reads == "pair":
-            state = self.decoder.begin(tokens, seen, self.T)
-            logits, state = self.decoder.step(tokens.new_full((R, n, 1), BOS), state, last=True)
+            state = decoder.begin(tokens, seen, self.T)
+            logits, state = decoder.step(tokens.new_full((R, n, 1), BOS), state, last=True)
             return state, logits[:, :, 0]
         lengths = seen.sum(1)  # (n,)
         prompts = torch.nn.functional.pad(tokens, (0, 1), value=PAD)
         prompts = prompts.scatter(1, lengths.unsqueeze(1), BOS)  # behind each source, without a gap
-        state = self.decoder.start(n, prompts.shape[1] + self.T - 1)
-        logits, state = self.decoder.step(prompts.expand(R, -1, -1), state, lengths + 1, last=True)
+        state = decoder.start(n, prompts.shape[1] + self.T - 1)
+        logits, state = decoder.step(prompts.expand(R, -1, -1), state, lengths + 1, last=True)
         return state, logits[:, :, 0]
 
-    def _greedy(self, state: Mapping[str, Tensor], logits: Tensor) -> _Results:
-        made = generate_from(self.decoder, state, logits, self.T, padding=PAD, eos=EOS)
+    def _greedy(self, decoder: Any, state: Mapping[str, Tensor], logits: Tensor, runs: Sequence[str]) -> _Results:
+        made = generate_from(decoder, state, logits, self.T, padding=PAD, eos=EOS)
         lengths = made.lengths.expand(made.tokens.shape[:2])
         counts = torch.arange(self.T) < lengths.unsqueeze(-1)
         log_p = torch.where(counts, made.log_p, 0.0).sum(-1)
-        check_finite(log_p, self.runs)
+        check_finite(log_p, runs)
         return _single(made.tokens, lengths, log_p)
 
     def _at_once(self, tokens: Tensor, seen: Tensor) -> _Results:

@@ -11,7 +11,7 @@ Shapes: ``R`` members, ``N`` prompts, ``M`` places of those not yet left, ``w`` 
 (1, then ``b``), ``V`` vocabulary, ``c`` candidates, ``T`` new tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +82,15 @@ class Searched:
     expanded: Tensor
     margins: Tensor
     trees: tuple[tuple[BeamTree, ...], ...] = ()
+
+    @classmethod
+    def of_groups(cls, groups: Sequence["Searched"]) -> "Searched":
+        """Results of searches of the same prompts by groups of members, one after the other."""
+        steps, saved, expanded, margins = (
+            torch.cat([getattr(group, name) for group in groups]) for name in ("steps", "saved", "expanded", "margins")
+        )
+        hypotheses = Hypotheses.of_groups([group.hypotheses for group in groups])
+        return cls(hypotheses, steps, saved, expanded, margins, tuple(tree for group in groups for tree in group.trees))
 
 
 def check_beam(width: int, max_new_tokens: int | None = None, vocabulary_size: int | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from shoal.decoding.compiled_gpt import library_for
+from shoal.decoding.compiled_gpt import PAGE, library_for, pages_of
 from shoal.decoding.fast_gpt import FastGPT
 from shoal.decoding.fast_lstm import FastLSTM
 from shoal.decoding.stacked import Stacked, check_parameters
@@ -76,6 +76,18 @@ def decoder_for(model: nn.Module, parameters: Mapping[str, Tensor]) -> Decoder:
     return Stacked(model, parameters)
 
 
+def decoders_for(model: nn.Module, parameters: Mapping[str, Tensor], batch_size: int, length: int) -> list[Decoder]:
+    """Fastest decoders of the members in their order, of as many each as :func:`members_at_once` says.
+
+    What they share with the members of others is nothing: a search of one to its end before the next begins is the
+    search of all.
+    """
+    size = members_at_once(model, parameters, batch_size, length)
+    R = len(next(iter(parameters.values())))
+    groups = [{name: each[first : first + size] for name, each in parameters.items()} for first in range(0, R, size)]
+    return [decoder_for(model, group) for group in groups]
+
+
 def members_at_once(model: nn.Module, parameters: Mapping[str, Tensor], batch_size: int, length: int) -> int:
     """Number of members to decode side by side, from 1 to ``R``, one group after the other, in the least time.
 
@@ -94,7 +106,8 @@ def members_at_once(model: nn.Module, parameters: Mapping[str, Tensor], batch_si
     if R == 1 or not (_is_simple(model, parameters) and FastGPT.knows(model)) or library_for(first) is None:
         return R
     numbers = sum(parameter[0].numel() for parameter in parameters.values())
-    numbers += 2 * len(model.decoder.blocks) * batch_size * (length + 1) * model.embedding.tokens.weight.shape[1]
+    places = batch_size * pages_of(length) * PAGE
+    numbers += 2 * len(model.decoder.blocks) * places * model.embedding.tokens.weight.shape[1]
     return min(R, max(1, torch.get_num_threads(), CACHED // (first.element_size() * numbers)))
 
 

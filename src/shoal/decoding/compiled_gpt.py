@@ -15,6 +15,7 @@ from torch import Tensor
 
 from shoal.decoding.fused import Linear, Norm
 from shoal.fast.build import compiled
+from shoal.models.cache import DecodingState
 from shoal.models.norms import LayerNorm, RMSNorm
 from shoal.models.positions import rotary_angles
 
@@ -22,6 +23,7 @@ SOURCE = Path(__file__).with_name("gpt_step.c")
 NORM_POSITIONS = ("pre", "post", "pre_stream")  # by their numbers in gpt_step.c, as are the next two
 ACTIVATIONS = ("relu", "gelu", "swiglu")
 OUTCOMES = ("done", "no such token", "no memory")
+PAGE = 16  # places; as in gpt_step.c
 _Pointer, _Index = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -50,9 +52,22 @@ class _Model(ctypes.Structure):
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        *((name, _Index) for name in ("N", "n", "T", "last")),
-        *((name, _Pointer) for name in ("tokens", "counts", "lengths", "places", "keys", "values", "turns", "logits")),
+        *((name, _Index) for name in ("N", "n", "T", "P", "last")),
+        *((name, _Pointer) for name in ("tokens", "counts", "lengths", "pages", "keys", "values", "turns", "logits")),
     )
+
+
+class _Move(ctypes.Structure):
+    _fields_ = (
+        *((name, _Index) for name in ("N", "M", "T", "P")),
+        *((name, _Pointer) for name in ("rows", "lengths", "pages", "moved", "keys", "values")),
+        *((name, _Pointer) for name in ("new_keys", "new_values")),
+    )
+
+
+def pages_of(length: int) -> int:
+    """Number of pages for ``length`` places, at least one."""
+    return max(1, -(-length // PAGE))
 
 
 def library_for(parameter: Tensor) -> ctypes.CDLL | None:
@@ -101,9 +116,14 @@ class Layout:
 
 
 class CompiledStep:
-    """Decoding step in one call; see :class:`~shoal.decoding.fast_gpt.FastGPT`, whose states these are.
+    """Decoding step in one call; see :class:`~shoal.decoding.fast_gpt.FastGPT`.
 
     A row's logits are the same bits in a batch of any size, beside any other rows and members.
+
+    A state has ``lengths`` ``(R, N)``, their limit ``room`` ``()``, and keys and values in ``P`` pages of :data:`PAGE`
+    places: ``keys`` ``(L, R, N, P, H, head_size, PAGE)`` and ``values`` ``(L, R, N, P, H, PAGE, head_size)``. After a
+    move it may have ``pages`` ``(R, N, P)``: page ``p`` of row ``i`` lies in the arrays of row ``pages[r, i, p]``, so
+    rows that continue one text share its full pages.
 
     Args:
         library: library compiled from :data:`SOURCE`.
@@ -114,6 +134,9 @@ class CompiledStep:
         self._held: list[Any] = []  # what the pointers point to
         self._step = library["gpt_step"]
         self._step.argtypes, self._step.restype = [_Pointer, _Pointer], ctypes.c_int
+        self._select, self._reorder = library["gpt_select"], library["gpt_reorder"]
+        self._select.argtypes, self._select.restype = [_Pointer, _Pointer], ctypes.c_int
+        self._reorder.argtypes, self._reorder.restype = [_Pointer, _Pointer], ctypes.c_int
         R, V, D = layout.tokens.shape
         blocks = (_Block * len(layout.blocks))(*(self._block(block) for block in layout.blocks))
         positions = layout.positions
@@ -125,6 +148,7 @@ class CompiledStep:
             *(ctypes.addressof(blocks), self._norm(layout.norm), self._linear(layout.classifier)),
         )
         self.size, self.vocabulary = R, V
+        self._sizes = (len(blocks), layout.num_heads, D // layout.num_heads)
         self._head_size = D // layout.num_heads if layout.rotary else 0
         self._turns: Tensor | None = None
 
@@ -153,15 +177,21 @@ class CompiledStep:
         linears = (self._linear(linear) for linear in (block.qkv, block.out, block.up, block.down))
         return _Block(*linears, self._norm(block.attention_norm), self._norm(block.ffn_norm))
 
-    def takes(self, state: Mapping[str, Tensor]) -> bool:
-        """Return True if the arrays of a state are contiguous, as those of a new one are."""
-        return state["keys"].is_contiguous() and state["values"].is_contiguous() and state["lengths"].is_contiguous()
+    def start(self, batch_size: int, length: int) -> DecodingState:
+        """State of ``N = batch_size`` rows that can have ``T = length`` tokens."""
+        L, H, head_size = self._sizes
+        rows = (L, self.size, batch_size, pages_of(length), H)
+        return {
+            "lengths": torch.zeros(self.size, batch_size, dtype=torch.int64),
+            "keys": torch.empty(*rows, head_size, PAGE),  # places that are not in use are never read
+            "values": torch.empty(*rows, PAGE, head_size),
+            "room": torch.tensor(length),
+        }
 
-    def __call__(self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None, last: bool) -> Tensor:
-        """Compute a step as :meth:`~shoal.decoding.fast_gpt.FastGPT.step` does, but leave the state's lengths.
-
-        Returns:
-            Logits ``(R, N, n or 1, V)``.
+    def step(
+        self, tokens: Tensor, state: Mapping[str, Tensor], counts: Tensor | None, last: bool
+    ) -> tuple[Tensor, DecodingState]:
+        """Compute a step as :meth:`~shoal.decoding.fast_gpt.FastGPT.step` does.
 
         Raises:
             ValueError: tokens or counts are not of as many members and rows as the state.
@@ -173,21 +203,55 @@ class CompiledStep:
             rows = f"a state of {tuple(state['lengths'].shape)} members and rows needs tokens (R, N, 1 or more)"
             shape_of_counts = None if counts is None else tuple(counts.shape)
             raise ValueError(f"{rows} and counts (N,), got {tuple(tokens.shape)} and {shape_of_counts}")
-        T = state["keys"].shape[-1] - 1
-        tokens, places = tokens.to(torch.int64).contiguous(), state.get("places")
+        state = {name: tensor.contiguous() for name, tensor in state.items()}
+        tokens, pages, T = tokens.to(torch.int64).contiguous(), state.get("pages"), int(state["room"])
         counts = None if counts is None else counts.to(torch.int64).contiguous()
         logits = torch.empty(R, N, 1 if last else n, self.vocabulary)
         step = _Step(
-            *(N, n, T, last, tokens.data_ptr(), None if counts is None else counts.data_ptr()),
-            *(state["lengths"].data_ptr(), None if places is None else places.data_ptr()),
+            *(N, n, T, state["keys"].shape[3], last, tokens.data_ptr(), None if counts is None else counts.data_ptr()),
+            *(state["lengths"].data_ptr(), None if pages is None else pages.data_ptr()),
             *(state["keys"].data_ptr(), state["values"].data_ptr(), self._turns_of(T), logits.data_ptr()),
         )
-        outcome = OUTCOMES[self._step(ctypes.addressof(self._model), ctypes.addressof(step))]
-        if outcome == "no such token":
+        self._done(self._step(ctypes.addressof(self._model), ctypes.addressof(step)))
+        state["lengths"].add_(n if counts is None else counts)
+        return logits, state
+
+    def _done(self, outcome: int) -> None:
+        """Raise the error of an outcome, if it is one."""
+        if OUTCOMES[outcome] == "no such token":
             raise IndexError(f"tokens must be from 0 to {self.vocabulary - 1}")
-        if outcome == "no memory":
+        if OUTCOMES[outcome] == "no memory":
             raise MemoryError("there is no memory for a step")
-        return logits
+
+    def select(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
+        """Copy of the state of some rows ``(R, M)``; those of one text share its full pages."""
+        new = {"lengths": state["lengths"].gather(1, rows), "room": state["room"]}  # gather refuses what is no row
+        for name in ("keys", "values"):
+            new[name] = torch.empty(*state[name].shape[:2], rows.shape[1], *state[name].shape[3:])
+        pages = self._moved(self._select, state, rows, new)
+        is_own = torch.equal(pages, torch.arange(rows.shape[1]).unsqueeze(-1).expand_as(pages))
+        return new if is_own else {**new, "pages": pages}
+
+    def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
+        """State of rows ``(R, N)`` in place; a row that is taken again gets a copy of the page that is not full."""
+        lengths = state["lengths"].gather(1, rows)
+        if not torch.equal(lengths, state["lengths"]):  # a row would write where others still read
+            return self.select(state, rows)
+        new = {name: tensor.contiguous() for name, tensor in state.items()}
+        return {**new, "lengths": lengths, "pages": self._moved(self._reorder, new, rows, new)}
+
+    def _moved(self, move: Any, state: Mapping[str, Tensor], rows: Tensor, new: Mapping[str, Tensor]) -> Tensor:
+        """Pages ``(R, M, P)`` after a move of rows ``(R, M)`` of a state to new arrays."""
+        state, rows = {name: tensor.contiguous() for name, tensor in state.items()}, rows.contiguous()
+        N, M, P, pages = state["lengths"].shape[1], rows.shape[1], state["keys"].shape[3], state.get("pages")
+        moved = torch.empty(*rows.shape, P, dtype=torch.int64)
+        arguments = _Move(
+            *(N, M, int(state["room"]), P, rows.data_ptr(), state["lengths"].data_ptr()),
+            *(None if pages is None else pages.data_ptr(), moved.data_ptr()),
+            *(arrays[name].data_ptr() for arrays in (state, new) for name in ("keys", "values")),
+        )
+        self._done(move(ctypes.addressof(self._model), ctypes.addressof(arguments)))
+        return moved
 
     def _turns_of(self, T: int) -> int | None:
         """Cosines and sines of the first ``T`` positions, ``(T or more, head_size / 2, 2)``."""

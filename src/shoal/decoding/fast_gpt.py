@@ -37,10 +37,11 @@ _KNOWN |= {nn.Linear, nn.Embedding, nn.Identity, nn.ModuleList, nn.Sequential, *
 class FastGPT:
     """Decoder of GPTs, lifted over the first axis of their parameters by hand.
 
-    A state has ``lengths`` ``(R, N)``, ``keys`` ``(L, R, N, H, head_size, T + 1)`` and ``values``
-    ``(L, R, N, H, T + 1, head_size)``. Tokens without a place, padding or past the end, are written to the last place,
-    which is never seen. :meth:`step` writes into the state that it is given, which is then the state after the tokens:
-    to continue from one state twice, copy it first by :meth:`select` of all its rows.
+    By PyTorch's operations, a state has ``lengths`` ``(R, N)``, ``keys`` ``(L, R, N, H, head_size, T + 1)`` and
+    ``values`` ``(L, R, N, H, T + 1, head_size)``. Tokens without a place, padding or past the end, are written to the
+    last place, which is never seen. For the states of one call see
+    :class:`~shoal.decoding.compiled_gpt.CompiledStep`. :meth:`step` writes into the state that it is given, which is
+    then the state after the tokens: to continue from one state twice, copy it first by :meth:`select` of all its rows.
 
     Args:
         model: model of one member, in evaluation mode; its parameters are not used, its buffers are shared by all.
@@ -118,6 +119,8 @@ class FastGPT:
         """
         if self.n_positions is not None and length > self.n_positions:
             raise ValueError(f"the table of positions ends at {self.n_positions}: no state of length {length}")
+        if self.compiled is not None:
+            return self.compiled.start(batch_size, length)
         rows = (len(self.blocks), self.size, batch_size, self.num_heads)
         # Finite everywhere: a place that is not seen has weight 0, and 0 times NaN is NaN.
         return {
@@ -141,11 +144,10 @@ class FastGPT:
         Returns:
             Logits ``(R, N, n or 1, V)``, NaN for a token that has no place, and the state after the tokens.
         """
-        if self.compiled is not None and self.compiled.takes(state):
-            logits = self.compiled(tokens, state, counts, last)
-        else:
-            state = state if counts is None else self._settled(state)
-            logits = self._logits(tokens, state, counts, last)
+        if self.compiled is not None:
+            return self.compiled.step(tokens, state, counts, last)
+        state = state if counts is None else self._settled(state)
+        logits = self._logits(tokens, state, counts, last)
         state["lengths"].add_(tokens.shape[2] if counts is None else counts)
         return logits, dict(state)
 
@@ -224,6 +226,8 @@ class FastGPT:
     def select(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
         """Copy of the state of some rows, ``(N',)`` the same for every member, or ``(R, N')`` for each member."""
         R, N = state["lengths"].shape
+        if self.compiled is not None:
+            return self.compiled.select(state, rows.expand(R, rows.shape[-1]))
         index = flat_rows(rows, R, N)  # (R N',)
         lying = index if "places" not in state else flat_rows(state["places"], R, N)[index]
         selected = {"lengths": state["lengths"].view(-1)[index].view(R, len(index) // R)}
@@ -236,11 +240,15 @@ class FastGPT:
     def reorder(self, state: Mapping[str, Tensor], rows: Tensor) -> DecodingState:
         """State of ``(N,)`` or ``(R, N)`` rows in a new order, as :meth:`select`, in place and with little copying.
 
-        A row that is taken stays in its place, and ``places`` ``(R, N)`` of the state maps rows to places. Only a row
-        that is taken more than once is copied, as far as it is in use, to the place of one that is not taken.
+        In one call (:class:`~shoal.decoding.compiled_gpt.CompiledStep`) rows share the pages of what they have in
+        common. With PyTorch's operations a row that is taken stays in its place, and ``places`` ``(R, N)`` of the state
+        maps rows to places; a row that is taken more than once is copied, as far as it is in use, to the place of one
+        that is not taken.
         """
         R, N = state["lengths"].shape
         rows = rows.expand(R, N)
+        if self.compiled is not None:
+            return self.compiled.reorder(state, rows)
         lying = state["places"].tolist() if "places" in state else [list(range(N))] * R
         moves = [kept_in_place([at[row] for row in wanted]) for at, wanted in zip(lying, rows.tolist(), strict=True)]
         copies = [(r * N + here, r * N + there) for r, (_, pairs) in enumerate(moves) for here, there in pairs]

@@ -222,14 +222,19 @@ typedef struct {
     Linear classifier;
 } Model;
 
+/* A row's keys and values lie in pages of PAGE places, each in one piece. Page p of row i is that of the row pages (R, N, P),
+ * or of row i itself. A page that is full is never written again, and any number of rows may read it; one that is not full is
+ * of one row alone. So rows that continue the same text have it once, and a processor's cache is asked for it once. */
+#define PAGE 16 /* places, a multiple of every W */
+
 /* What the members are told, and what they know: N rows of n tokens, of which counts (N) are no padding, or all; places of
- * the cache that each row has in use, lengths (R, N), and where it lies there, places (R, N), or row i in place i. Turns (T,
- * head_size / 2, 2) are cosines and sines of rotary positions, or NULL. The last of the T + 1 places is for what has none. */
+ * the cache that each row has in use, lengths (R, N), of T, in P pages. Turns (T, head_size / 2, 2) are cosines and sines of
+ * rotary positions, or NULL. */
 typedef struct {
-    idx N, n, T, last;
-    const idx *tokens, *counts, *lengths, *places;
-    float *keys;   /* (L, R, N, H, head_size, T + 1) */
-    float *values; /* (L, R, N, H, T + 1, head_size) */
+    idx N, n, T, P, last;
+    const idx *tokens, *counts, *lengths, *pages;
+    float *keys;   /* (L, R, N, P, H, head_size, PAGE) */
+    float *values; /* (L, R, N, P, H, PAGE, head_size) */
     const float *turns;
     float *logits; /* (R, N, n, V), or (R, N, 1, V) with last */
 } Step;
@@ -292,40 +297,98 @@ static void turn(idx D, idx head_size, float *restrict x, const float *restrict 
         }
 }
 
-static void keep(idx H, idx K, idx places, idx place, const float *k, const float *v, float *keys, float *values) {
-    for (idx h = 0; h < H; h++) {
-        for (idx e = 0; e < K; e++) keys[(h * K + e) * places + place] = k[h * K + e];
-        memcpy(values + (h * places + place) * K, v + h * K, K * sizeof(float));
-    }
-}
-
-/* Averages of the values in the first seen places, (H K), by softmax of the scores, for which there is room. */
-static void attend(idx H, idx K, idx places, idx seen, const float *q, const float *keys, const float *values,
-                   float *scores, float *context) {
-    const idx whole = (seen + W - 1) / W * W, N = whole < places ? whole : places; /* some more, in whole vectors */
-    for (idx h = 0; h < H; h++) {
-        const Product dots = {1, K, N, q + h * K, K, keys + h * K * places, places, NULL, scores, N, 0};
-        multiply(&dots);
-        float top = scores[0], total = 0.0f;
-#pragma omp simd reduction(max : top)
-        for (idx t = 0; t < seen; t++) top = scores[t] > top ? scores[t] : top;
-#pragma omp simd reduction(+ : total)
-        for (idx t = 0; t < seen; t++) {
-            scores[t] = exp_(scores[t] - top);
-            total += scores[t];
-        }
-        const float share = 1.0f / total;
-#pragma omp simd
-        for (idx t = 0; t < seen; t++) scores[t] *= share;
-        const Product average = {1, seen, K, scores, seen, values + h * places * K, K, NULL, context + h * K, K, 0};
-        multiply(&average);
-    }
-}
-
 static inline idx least(idx a, idx b) { return a < b ? a : b; }
 
+/* New keys and values into a place of a page. */
+static void keep(idx H, idx K, idx place, const float *k, const float *v, float *keys, float *values) {
+    for (idx m = 0; m < H * K; m++) keys[m * PAGE + place] = k[m];
+    for (idx h = 0; h < H; h++) memcpy(values + (h * PAGE + place) * K, v + h * K, K * sizeof(float));
+}
+
+#define AT_ONCE 4 /* vectors of scores, and heads of averages: as many sums that do not wait for each other */
+
+/* Scores of a query with a head's keys in the first seen places, and in some more; keys is where the first page would begin. */
+static void dots(idx K, idx seen, const float *q, const float *keys, const idx *where, float *scores) {
+    const idx vectors = (seen + W - 1) / W;
+    for (idx v = 0; v < vectors; v += AT_ONCE) {
+        const float *column[AT_ONCE];
+        Vector sum[AT_ONCE];
+        UNROLLED for (int u = 0; u < AT_ONCE; u++) {
+            const idx place = least(v + u, vectors - 1) * W;
+            column[u] = keys + where[place / PAGE] + place % PAGE;
+            sum[u] = (Vector){0};
+        }
+        for (idx k = 0; k < K; k++) {
+            const Vector factor = SPREAD(q[k]);
+            UNROLLED for (int u = 0; u < AT_ONCE; u++)
+                sum[u] = FUSED(factor, *(const Unaligned *)(column[u] + k * PAGE), sum[u]);
+        }
+        UNROLLED for (int u = 0; u < AT_ONCE; u++)
+            if (v + u < vectors) *(Unaligned *)(scores + (v + u) * W) = sum[u];
+    }
+}
+
+static void softmax(idx seen, float *scores) {
+    float top = scores[0], total = 0.0f;
+#pragma omp simd reduction(max : top)
+    for (idx t = 0; t < seen; t++) top = scores[t] > top ? scores[t] : top;
+#pragma omp simd reduction(+ : total)
+    for (idx t = 0; t < seen; t++) {
+        scores[t] = exp_(scores[t] - top);
+        total += scores[t];
+    }
+    const float share = 1.0f / total;
+#pragma omp simd
+    for (idx t = 0; t < seen; t++) scores[t] *= share;
+}
+
+/* Averages by shares (heads, room) of the values of HB heads, in NV vectors of columns. */
+#define AVERAGE(HB, NV)                                                                                                    \
+    static void average_##HB##_##NV(idx K, idx seen, const float *shares, idx room, const float *values, const idx *where, \
+                                    float *context) {                                                                      \
+        Vector sum[HB][NV];                                                                                                \
+        UNROLLED for (int h = 0; h < HB; h++) UNROLLED for (int v = 0; v < NV; v++) sum[h][v] = (Vector){0};               \
+        for (idx from = 0; from < seen; from += PAGE) {                                                                    \
+            const float *page = values + where[from / PAGE];                                                               \
+            const idx count = least(seen - from, PAGE);                                                                    \
+            for (idx t = 0; t < count; t++) UNROLLED for (int h = 0; h < HB; h++) {                                        \
+                const Vector factor = SPREAD(shares[h * room + from + t]);                                                 \
+                UNROLLED for (int v = 0; v < NV; v++)                                                                      \
+                    sum[h][v] = FUSED(factor, *(const Unaligned *)(page + (h * PAGE + t) * K + v * W), sum[h][v]);         \
+            }                                                                                                              \
+        }                                                                                                                  \
+        UNROLLED for (int h = 0; h < HB; h++) UNROLLED for (int v = 0; v < NV; v++)                                        \
+            *(Unaligned *)(context + h * K + v * W) = sum[h][v];                                                           \
+    }
+AVERAGE(4, 2) AVERAGE(1, 2) AVERAGE(4, 1) AVERAGE(1, 1)
+
+static void averages(idx heads, idx K, idx seen, const float *shares, idx room, const float *values, const idx *where,
+                     float *context) {
+    const idx together = heads == AT_ONCE ? AT_ONCE : 1;
+    for (idx h = 0; h < heads; h += together) {
+        const float *own = shares + h * room, *first = values + h * PAGE * K;
+        float *to = context + h * K;
+        idx k = 0;
+        for (; K - k >= 2 * W; k += 2 * W)
+            (together > 1 ? average_4_2 : average_1_2)(K, seen, own, room, first + k, where, to + k);
+        for (; K - k >= W; k += W)
+            (together > 1 ? average_4_1 : average_1_1)(K, seen, own, room, first + k, where, to + k);
+        for (idx one = 0; k < K && one < together; one++)
+            for (idx from = 0; from < seen; from += PAGE) { /* fewer columns than a vector has */
+                const idx count = least(seen - from, PAGE);
+                float *rest = to + one * K + k;
+                const float *page = first + where[from / PAGE] + one * PAGE * K + k;
+                const Product p = {1, count, K - k, own + one * room + from, count, page, K, from ? rest : NULL, rest, K, 0};
+                narrow(&p);
+            }
+    }
+}
+
 /* Tokens of row i that are no padding. */
-static inline idx real_tokens(const Step *s, idx i) { return s->counts ? least(s->counts[i], s->n) : s->n; }
+static inline idx real_tokens(const Step *s, idx i) {
+    const idx count = s->counts ? least(s->counts[i], s->n) : s->n;
+    return count < 0 ? 0 : count;
+}
 
 /* The last of them, or the first where all are padding. */
 static inline idx last_token(const Step *s, idx i) {
@@ -336,6 +399,7 @@ static inline idx last_token(const Step *s, idx i) {
 /* Arrays of a task of M tokens, one after the other in one piece of memory. */
 typedef struct {
     float *x, *y, *qkv, *context, *hidden, *scores;
+    idx *where; /* a row's pages begin */
 } Scratch;
 
 /* Room for some numbers, in whole cache lines. */
@@ -349,27 +413,43 @@ static Scratch laid(const Model *model, const Step *s, idx M, float *memory, idx
     float *end = memory;
     const idx D = model->D;
     const Scratch scratch = {taken(&end, M * D), taken(&end, M * D), taken(&end, M * 3 * D), taken(&end, M * D),
-                             taken(&end, M * model->blocks[0].up.outputs), taken(&end, s->T + 1 + W)};
+                             taken(&end, M * model->blocks[0].up.outputs), taken(&end, AT_ONCE * s->P * PAGE),
+                             (idx *)taken(&end, 2 * s->P)};
     *numbers = end - memory;
     return scratch;
 }
 
-/* The attention of a block: from queries, keys and values to contexts, with the new ones in the cache. */
+/* The attention of a block: from queries, keys and values to contexts, with the new ones in the cache. Rows that share pages
+ * are neighbours, so that these are near for all but the first. */
 static void attend_rows(const Model *model, const Step *s, idx layer, idx r, idx from, idx to, const Scratch *at) {
-    const idx D = model->D, H = model->H, K = D / H, n = s->n, T = s->T, row_size = D * (T + 1);
+    const idx D = model->D, H = model->H, K = D / H, n = s->n, T = s->T, P = s->P, size = D * PAGE, room = P * PAGE;
     for (idx i = from; i < to; i++) {
-        const idx row = r * s->N + i, length = s->lengths[row], lies = s->places ? s->places[row] : i;
-        const idx start = ((layer * model->R + r) * s->N + lies) * row_size, count = real_tokens(s, i);
+        const idx row = r * s->N + i, length = s->lengths[row], count = real_tokens(s, i);
         float *qkv = at->qkv + (i - from) * n * 3 * D, *context = at->context + (i - from) * n * D;
-        for (idx j = 0; j < n; j++) {
-            float *own = qkv + j * 3 * D;
-            const idx place = j < count ? least(length + j, T) : T;
-            if (s->turns) turn(D, K, own, s->turns + least(length + j, T - 1) * K);
-            keep(H, K, T + 1, place, own + D, own + 2 * D, s->keys + start, s->values + start);
+        for (idx page = 0; page < P; page++) {
+            const idx lies = s->pages ? s->pages[row * P + page] : i;
+            at->where[page] = (((layer * model->R + r) * s->N + lies) * P + page) * size;
         }
-        for (idx j = 0; j < n; j++)
-            attend(H, K, T + 1, least(length + j + 1, T), qkv + j * 3 * D, s->keys + start, s->values + start,
-                   at->scores, context + j * D);
+        for (idx j = 0; j < count; j++) {
+            float *own = qkv + j * 3 * D;
+            const idx place = length + j;
+            if (s->turns) turn(D, K, own, s->turns + least(place, T - 1) * K);
+            if (place >= T) continue; /* past the end */
+            const idx start = at->where[place / PAGE];
+            keep(H, K, place % PAGE, own + D, own + 2 * D, s->keys + start, s->values + start);
+        }
+        memset(context + count * D, 0, (n - count) * D * sizeof(float)); /* of padding */
+        for (idx j = 0; j < count; j++, qkv += 3 * D, context += D) {
+            const idx seen = least(length + j + 1, T);
+            for (idx h = 0; h < H; h += AT_ONCE) {
+                const idx heads = least(H - h, AT_ONCE), first = h * K * PAGE;
+                for (idx g = 0; g < heads; g++) {
+                    dots(K, seen, qkv + (h + g) * K, s->keys + first + g * K * PAGE, at->where, at->scores + g * room);
+                    softmax(seen, at->scores + g * room);
+                }
+                averages(heads, K, seen, at->scores, room, s->values + first, at->where, context + h * K);
+            }
+        }
     }
 }
 
@@ -457,4 +537,101 @@ int gpt_step(const Model *model, const Step *s) {
         free(memory);
     }
     return outcome;
+}
+
+/* ---- moves of rows: M rows of each member from its N, rows (R, M), and where their pages lie then, moved (R, M, P). There
+ * are as many arrays as rows. */
+typedef struct {
+    idx N, M, T, P;
+    const idx *rows, *lengths, *pages;
+    idx *moved;
+    const float *keys, *values;
+    float *new_keys, *new_values; /* arrays of the M, which are those of the N in gpt_reorder */
+} Move;
+
+static inline idx in_page(const Move *move, idx length, idx page) { /* places in use */
+    const idx used = least(length, move->T) - page * PAGE;
+    return used < 0 ? 0 : least(used, PAGE);
+}
+
+static inline idx lies(const Move *move, idx r, idx i, idx page) {
+    return move->pages ? move->pages[(r * move->N + i) * move->P + page] : i;
+}
+
+/* The first used places of a page of every layer, from the array of one row to that of another. */
+static void copy_page(const Model *model, const Move *move, idx r, idx page, idx used, idx here, idx there) {
+    const idx K = model->D / model->H, size = model->D * PAGE;
+    for (idx layer = 0; layer < model->L; layer++) {
+        const idx source = (((layer * model->R + r) * move->N + here) * move->P + page) * size;
+        const idx target = (((layer * model->R + r) * move->M + there) * move->P + page) * size;
+        memcpy(move->new_keys + target, move->keys + source, size * sizeof(float));
+        for (idx head = 0; head < size; head += PAGE * K)
+            memcpy(move->new_values + target + head, move->values + source + head, used * K * sizeof(float));
+    }
+}
+
+/* Rows of each member in new arrays; a full page that several rows have is there once. */
+int gpt_select(const Model *model, const Move *move) {
+    idx *first = malloc((move->N + 1) * sizeof(idx)); /* row that has the page of each array */
+    if (!first) return NO_MEMORY;
+    for (idx r = 0; r < model->R; r++)
+        for (idx page = 0; page < move->P; page++) {
+            for (idx i = 0; i < move->N; i++) first[i] = -1;
+            for (idx i = 0; i < move->M; i++) {
+                const idx row = move->rows[r * move->M + i], used = in_page(move, move->lengths[r * move->N + row], page);
+                const idx here = lies(move, r, row, page), is_there = used == PAGE && first[here] >= 0;
+                move->moved[(r * move->M + i) * move->P + page] = is_there ? first[here] : i;
+                if (is_there || !used) continue;
+                copy_page(model, move, r, page, used, here, i);
+                first[here] = i;
+            }
+        }
+    free(first);
+    return DONE;
+}
+
+/* The page of each member that some rows have in part: the first row that takes it has it where it lies, and each other one
+ * has a copy in the array of a row that has gone. */
+static void part(const Model *model, const Move *move, idx r, idx page, idx *is_taken) {
+    const idx N = move->N, P = move->P;
+    idx free = 0;
+    memset(is_taken, 0, N * sizeof(idx));
+    for (idx again = 0; again < 2; again++)
+        for (idx i = 0; i < N; i++) {
+            const idx row = move->rows[r * N + i], used = in_page(move, move->lengths[r * N + row], page);
+            const idx here = lies(move, r, row, page);
+            idx *there = move->moved + (r * N + i) * P + page;
+            if (used == 0 || used == PAGE) {
+                is_taken[*there] = 1;
+            } else if (!again) {
+                *there = is_taken[here] ? -1 : here;
+                is_taken[here] = 1;
+            } else if (*there < 0) {
+                while (is_taken[free]) free++;
+                copy_page(model, move, r, page, used, here, free);
+                *there = free++;
+            }
+        }
+}
+
+/* Rows of each member in a new order, each as long as the one that it takes the place of, in the same arrays. */
+int gpt_reorder(const Model *model, const Move *move) {
+    const idx N = move->N, P = move->P;
+    idx *is_taken = malloc((N + P) * sizeof(idx)), *is_part = is_taken + N;
+    if (!is_taken) return NO_MEMORY;
+    for (idx r = 0; r < model->R; r++) {
+        memset(is_part, 0, P * sizeof(idx));
+        for (idx i = 0; i < N; i++) {
+            const idx row = move->rows[r * N + i], length = move->lengths[r * N + row];
+            for (idx page = 0; page < P; page++) {
+                const idx used = in_page(move, length, page);
+                move->moved[(r * N + i) * P + page] = lies(move, r, used == PAGE ? row : i, page);
+                if (used > 0 && used < PAGE) is_part[page] = 1;
+            }
+        }
+        for (idx page = 0; page < P; page++)
+            if (is_part[page]) part(model, move, r, page, is_taken);
+    }
+    free(is_taken);
+    return DONE;
 }

@@ -4,6 +4,7 @@ Shapes: ``R`` members, ``N`` prompts, ``b`` hypotheses of each, ``T`` tokens of 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -39,6 +40,11 @@ class Hypotheses:
         lengths = torch.zeros(shape, dtype=torch.int64, device=device)
         tokens = torch.full((*shape, T), padding, dtype=torch.int64, device=device)
         return cls(tokens, lengths, never, never.clone(), torch.zeros(shape, dtype=torch.bool, device=device))
+
+    @classmethod
+    def of_groups(cls, groups: Sequence["Hypotheses"]) -> "Hypotheses":
+        """Hypotheses of groups of members, one after the other."""
+        return cls(*(torch.cat([getattr(group, field.name) for group in groups]) for field in fields(cls)))
 
     def copied(self) -> "Hypotheses":
         """Copy in new tensors."""

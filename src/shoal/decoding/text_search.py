@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from shoal.decoding.beam import Beam, Searched, beam_search, check_beam, check_length
-from shoal.decoding.choice import decoder_for
+from shoal.decoding.choice import decoders_for
 from shoal.decoding.finite import by_run, check_logits
 from shoal.decoding.text import check_models, encode_prompt, stacked_parameters
 from shoal.decoding.tree import BeamTree
@@ -105,12 +105,18 @@ def search_texts(
     T = _fitting(modules[0], prompts, lengths.tolist(), max_new_tokens)
     check_beam(beam.width, T, tokenizer.vocabulary_size)
     padded = torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True)  # (N, P)
-    decoder = decoder_for(modules[0], stacked_parameters(modules))
-    state = decoder.start(len(prompts), padded.shape[1] + T - 1)
-    logits, state = decoder.step(padded.expand(len(modules), -1, -1), state, lengths, last=True)
-    check_logits(logits, list(models))
-    with by_run(list(models)):
-        searched = beam_search(decoder, state, logits[:, :, 0], T, beam, eos=end, record=record)
+    rows, length, runs = len(prompts) * beam.width, padded.shape[1] + T - 1, list(models)
+    decoders = decoders_for(modules[0], stacked_parameters(modules), rows, length)
+    begun = [
+        decoder.step(padded.expand(decoder.size, -1, -1), decoder.start(len(prompts), length), lengths, last=True)
+        for decoder in decoders
+    ]
+    check_logits(torch.cat([logits for logits, _ in begun]), runs)
+    groups: list[Searched] = []
+    for decoder, (logits, state) in zip(decoders, begun, strict=True):
+        with by_run(runs[sum(len(group.steps) for group in groups) :]):
+            groups.append(beam_search(decoder, state, logits[:, :, 0], T, beam, eos=end, record=record))
+    searched = Searched.of_groups(groups)
     return [
         Search(
             run,

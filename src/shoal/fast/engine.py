@@ -25,7 +25,8 @@ from shoal.fast.ops import TorchOps
 from shoal.fast.scorer import CompiledScorer, Members, PrefixScorer, check_served, refusal
 from shoal.fast.window_kernels import SOURCE as WINDOWS
 from shoal.fast.window_kernels import window_kernels
-from shoal.fast.windows import WindowScorer, check_windows, makes_windows, windows_refusal
+from shoal.fast.windows import WindowScorer, check_windows
+from shoal.spec.windows import makes_windows, windows_refusal
 
 ENGINES = ("compiled", "prefixes", "windows", "plain")
 COMPILED = {"compiled": "prefixes", "windows": "plain"}  # engines that need kernels, and what goes on without them
@@ -74,10 +75,18 @@ def _refusal(engine: str, config: Any, seconds: float, device: torch.device, wan
         return None
     if engine == "windows" and device.type != "cpu":
         return ON_CPU
-    if config.precision == "bfloat16":
-        return "the kernels are for float32, not for bfloat16"
-    sources = SOURCES[engine]
-    if wanted is None and device.type == "cpu" and seconds < 4 * SECONDS * len(sources) and not is_compiled(*sources):
+    is_rounded = config.precision == "bfloat16"
+    if is_rounded and device.type != "cpu":
+        return "the kernels for a GPU are for float32, not for bfloat16"
+    sources = (*SOURCES[engine], *([matmul.SOURCES["bfloat16"]] if is_rounded else []))
+    is_needed = is_rounded and engine == "windows"  # engine plain computes in float32
+    if (
+        wanted is None
+        and not is_needed
+        and device.type == "cpu"
+        and seconds < 4 * SECONDS * len(sources)
+        and not is_compiled(*sources)
+    ):
         return f"about {seconds:.0f} s of training are not worth {SECONDS * len(sources):.0f} s of compiling"
     kernels = engine_kernels(engine, device)
     return kernels.note if kernels.library_for is None else None
@@ -93,7 +102,7 @@ def available(engine: str, device: torch.device) -> tuple[str, str]:
 def products_for(engine: str, config: Any, device: torch.device) -> str:
     """Faster library of matrix products for an engine: one of :data:`shoal.fast.multiplication.PRODUCTS`."""
     width = getattr(config.model_part.computing(), "embedding_size", 0)
-    return choose_products(width, device) if engine in COMPILED else "torch"
+    return choose_products(width, device, config.precision) if engine in COMPILED else "torch"
 
 
 def choose_scorer(engine: str, members: Members, products: str | None = None) -> PrefixScorer | WindowScorer | None:
@@ -105,12 +114,14 @@ def choose_scorer(engine: str, members: Members, products: str | None = None) ->
         products: library of the matrix products; the faster one where not given.
 
     Raises:
-        UserError: the engine does not serve these members.
+        UserError: the engine does not serve these members, or their precision.
     """
     config = members.config
     if torch.cuda.is_available():  # the switch is the process's: each cohort sets it
         torch.backends.cuda.matmul.fp32_precision = "tf32" if config.precision == "tf32" else "ieee"
     if engine == "plain":
+        if config.precision != "float32":
+            raise UserError(f"engine plain computes in float32, got precision={config.precision}")
         return None
     device = members.theta.device
     kernels = engine_kernels(engine, device) if engine in COMPILED else None

@@ -8,17 +8,15 @@ Equal to :class:`shoal.models.GPT`, :class:`shoal.models.LSTMLM` and, of those t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shoal.fast.blocks import Stacked, blocks, embedded
-from shoal.fast.lstm import GATES, lstm_layers
+from shoal.fast.lstm import GATES
 from shoal.fast.ops import Array
 from shoal.fast.parameters import linear_of
-from shoal.fast.prefixes import Nodes
 from shoal.fast.window_ops import Recurrence, View, WindowOps
 from shoal.models.encoder_decoder import EncoderDecoder
 from shoal.models.encoder_translator import EncoderTranslator
@@ -118,17 +116,19 @@ def _encoded(model: Stacked[Array], batch: Windows, num_layers: int) -> Array:
 def lstm_outputs(model: Stacked[Array], batch: Windows) -> Array:
     """Outputs of the last layer, position by position."""
     assert batch.inputs is not None
-    ops, table, tokens = model.ops, model.parameters["embedding.weight"], batch.inputs
-    nodes = _chains(tokens, batch.B, batch.T)
-    V = model.config.task_part.sizes().vocabulary_size
+    ops, over = model.ops, Recurrence(batch.B, batch.T)
+    x: Array = model.parameters["embedding.weight"]
+    rows: Tensor | None = batch.inputs
     # The first layer projects each of the table's rows once, or where the batch has fewer, each of the batch's.
-    few = V < batch.B * batch.T
-    x, rows = (table, tokens) if few else (ops.embed(table, tokens, batch.T, None, None), None)
-
-    def between(layer: int, states: Array) -> Array:
-        return _dropped(model, f"lstm.dropouts.{layer}", states, batch.T)
-
-    return lstm_layers(model.parameters, model.config.num_layers, x, rows, nodes, ops, between)
+    if model.config.task_part.sizes().vocabulary_size >= batch.B * batch.T:
+        x, rows = ops.embed(x, batch.inputs, batch.T, None, None), None
+    num_layers = model.config.num_layers
+    for layer in range(num_layers):
+        x, _ = ops.lstm(x, *_gates(model, f"lstm.layers.{layer}"), over, None, rows)
+        rows = None
+        if layer < num_layers - 1:
+            x = _dropped(model, f"lstm.dropouts.{layer}", x, batch.T)
+    return x
 
 
 def lstm_encoder_decoder_outputs(model: Stacked[Array], batch: Windows) -> Array:
@@ -189,18 +189,6 @@ def _dropped(model: Stacked[Array], name: str, x: Array, positions_first: int | 
 
 def _joined(ops: WindowOps[Array], values: list[Array]) -> Array:
     return ops.beside(values) if len(values) > 1 else values[0]
-
-
-def _chains(tokens: Tensor, B: int, T: int) -> Nodes:
-    """Windows as a tree in which nothing is shared: level ``t`` is position ``t`` of every example."""
-    return Nodes(
-        tokens=tokens,
-        parents=tuple(repeat(None, T)),
-        paths=tokens.new_empty(0),
-        lengths=tokens.new_empty(0),
-        starts=tuple(range(0, B * T + 1, B)),
-        n_shared=0,
-    )
 
 
 FAMILIES: Mapping[type[nn.Module], Family] = {

@@ -1,4 +1,7 @@
-"""Matrix products of many members in one call of a library compiled for this machine (``matmul.c``): float32, CPU.
+"""Matrix products of many members in one call of a library compiled for this machine, on the CPU.
+
+Operands and results are float32; products are of float32 (``matmul.c``), or of operands rounded to bfloat16 and
+added up in float32 (``bfloat16.c``).
 
 The bits of a row of a product depend on its own row of the left matrix and on the right matrix alone: not on the number
 of rows or members, on where in memory the matrices lie, or on the number of threads.
@@ -17,6 +20,7 @@ from torch import Tensor
 from shoal.fast.build import Kernels, compiled
 
 SOURCE = Path(__file__).with_name("matmul.c")
+SOURCES = {"float32": SOURCE, "bfloat16": Path(__file__).with_name("bfloat16.c")}  # by the precision of the products
 _Pointer, _Index = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -27,19 +31,23 @@ class Matrix(ctypes.Structure):
 
 
 class Product(ctypes.Structure):
-    """Arguments of ``product`` in ``matmul.c``; a program may keep it and call ``product(const Product *)`` itself."""
+    """Arguments of ``product``; a program may keep it and call ``product(const Product *)`` itself.
+
+    ``matmul.c`` does not read the last two, which ``bfloat16.c`` describes.
+    """
 
     _fields_ = (
         *((name, _Index) for name in ("M", "N", "K", "R", "G", "S")),
         *(("a", Matrix), ("b", Matrix), ("c", _Pointer)),
         *((name, _Index) for name in ("c_row", "c_member", "c_group")),
         *(("bias", _Pointer), ("bias_member", _Index), ("alpha", ctypes.c_float), ("add", _Index)),
+        *(("packed", _Pointer), ("packed_member", _Index)),
     )
 
 
-def library() -> Kernels:
-    """Library of products for this machine, compiled on first use."""
-    return compiled(SOURCE)
+def library(precision: str = "float32") -> Kernels:
+    """Library of products for this machine, compiled on first use: one of :data:`SOURCES`."""
+    return compiled(SOURCES[precision])
 
 
 def bound(
@@ -51,6 +59,7 @@ def bound(
     alpha: float = 1.0,
     accumulate: bool = False,
     summed: bool = False,
+    precision: str = "float32",
 ) -> Callable[[], Any]:
     """Call ``out = alpha a b + bias (+ out)``, to be made later, any number of times; see :func:`product`.
 
@@ -59,32 +68,50 @@ def bound(
     Raises:
         RuntimeError: there is no library on this machine; :func:`library` says why.
     """
-    compiled_library = library()
+    of = product(out, a, b, bias=bias, alpha=alpha, accumulate=accumulate, summed=summed)
+    return bound_call("product", of, (out, a, b, bias), precision)
+
+
+def bound_call(name: str, of: Product, tensors: Any, precision: str) -> Callable[[], Any]:
+    """Call of a function of a library with the arguments of a product, to be made later; it holds the tensors.
+
+    Raises:
+        RuntimeError: there is no library on this machine; :func:`library` says why.
+    """
+    compiled_library = library(precision)
     if compiled_library.library is None:
         raise RuntimeError(compiled_library.note)
-    function = compiled_library.library["product"]
-    of = product(out, a, b, bias=bias, alpha=alpha, accumulate=accumulate, summed=summed)
+    function = compiled_library.library[name]
     function.restype = None
     address = ctypes.c_void_p(ctypes.addressof(of))
 
-    def call(held: Any = (of, out, a, b, bias)) -> None:
+    def call(held: Any = (of, tensors)) -> None:
         function(address)
 
     return call
 
 
-def several(products: Sequence[Product]) -> tuple[int, Tensor, int]:
-    """Address of ``product`` in ``matmul.c``, the arguments of several calls as bytes, and how many a call has.
+def several(products: Sequence[Product], precision: str = "float32") -> tuple[int, Tensor, int]:
+    """Address of ``product`` in a library, the arguments of several calls as bytes, and how many a call has.
 
     The matrices must stay in their memory until the last call.
     """
-    compiled_library = library()
+    compiled_library = library(precision)
     assert compiled_library.library is not None
     address = ctypes.cast(compiled_library.library["product"], _Pointer).value
     assert address is not None
     every = bytearray(b"".join(bytes(one) for one in products))
     arguments = torch.frombuffer(every, dtype=torch.uint8).clone() if every else torch.empty(0, dtype=torch.uint8)
     return address, arguments, ctypes.sizeof(Product)
+
+
+def packed_size(K: int, N: int) -> int:
+    """Size of a matrix ``(K, N)`` in the order of ``bfloat16.c``, in units of 32 bits."""
+    compiled_library = library("bfloat16").library
+    assert compiled_library is not None
+    function = compiled_library["packed_size"]
+    function.restype = _Index
+    return int(function(ctypes.byref(Product(K=K, N=N))))
 
 
 def multiply(out: Tensor, a: Tensor, b: Tensor, **options: Any) -> Tensor:

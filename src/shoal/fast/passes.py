@@ -24,7 +24,7 @@ class Passes:
     Args:
         lay: function that records the forward pass of some members in a program.
         gradient: gradient of all parameters, ``(R, P)``; see :class:`Program`.
-        arena, is_differentiable, products: see :class:`Program`.
+        arena, is_differentiable, products, precision: see :class:`Program`.
         in_groups: true where members pass in groups, false where all pass at once: what is computed of all members
             alike, such as a weight from its codes, is then computed once.
     """
@@ -36,12 +36,13 @@ class Passes:
         arena: Arena,
         is_differentiable: bool,
         products: str,
+        precision: str,
         in_groups: bool = True,
     ) -> None:
         self.gradient, self.arena = gradient, arena
 
         def laid(members: slice, arena: Arena) -> Program:
-            program = Program(arena, gradient[members], is_differentiable, products)
+            program = Program(arena, gradient[members], is_differentiable, products, precision)
             lay(program, members)
             program.finish()
             return program

@@ -80,15 +80,23 @@ class Program:
             that it uses.
         is_differentiable: true where there will be a backward pass.
         products: library of the matrix products, one of :data:`shoal.fast.multiplication.PRODUCTS`.
+        precision: ``bfloat16`` where their operands are rounded to it.
     """
 
     loss: Tensor
     accuracy: Tensor
     d_loss: Tensor
 
-    def __init__(self, arena: Arena, gradient: Tensor, is_differentiable: bool = True, products: str = "torch") -> None:
+    def __init__(
+        self,
+        arena: Arena,
+        gradient: Tensor,
+        is_differentiable: bool = True,
+        products: str = "torch",
+        precision: str = "float32",
+    ) -> None:
         self.arena, self.gradient, self.is_differentiable = arena, gradient, is_differentiable
-        self.products = products
+        self.products, self.precision = products, precision
         self._free = sorted(arena.blocks, key=Tensor.numel)  # by size: there may be thousands, of many forms
         self._blocks = {block.data_ptr(): block for block in arena.blocks}
         self._preparation: list[Call] = []
@@ -224,7 +232,9 @@ class Program:
             if not add:
                 self.lay(out.zero_)
         elif self.products == "own":
-            self.lay(matmul.bound(out, a, b, bias=bias, accumulate=add))
+            self.lay(matmul.bound(out, a, b, bias=bias, accumulate=add, precision=self.precision))
+        elif self.precision == "bfloat16":
+            self._multiply_rounded(out, a, b, bias, add)
         elif bias is not None:
             self.lay(torch.baddbmm, bias.unsqueeze(1), a, b, out=out)
         elif add or out.stride()[:2] != (out.shape[1] * out.shape[2], out.shape[2]):
@@ -233,11 +243,32 @@ class Program:
         else:
             self.lay(torch.bmm, a, b, out=out)
 
+    def _multiply_rounded(self, out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, add: bool) -> None:
+        """Record products in bfloat16 by PyTorch, whose results are rounded to it too."""
+        operands, product = [], self._take_bfloat16(out.shape)
+        for x in (a, b):
+            is_turned = x.stride(-1) != 1  # the copy lies in memory as the operand does
+            copy = self._take_bfloat16(x.mT.shape if is_turned else x.shape)
+            operands.append(copy.mT if is_turned else copy)
+            self.lay(operands[-1].copy_, x)
+        self.lay(torch.bmm, *operands, out=product)
+        if bias is not None:
+            self.lay(torch.add, product, bias.unsqueeze(1), out=out)
+        else:
+            self.lay(out.add_ if add else out.copy_, product)
+        for array in (*operands, product):
+            self.give_back(array)
+
+    def _take_bfloat16(self, shape: Sequence[int]) -> Tensor:
+        """Uninitialised memory for an array in bfloat16."""
+        n = prod(shape)
+        return self.take(-(-n // 2)).view(torch.bfloat16)[:n].view(*shape)
+
     def multiply_grad(self, value: Value, a: Tensor, b: Tensor) -> None:
         """Add the products ``a b`` to the gradient of a value that is no constant."""
         if value.is_constant:
             return
-        if self.products == "own":
+        if self.products == "own" or self.precision == "bfloat16":
             grad, add = self.grad(value)
             self.multiply(grad, a, b, add=add)
         elif value.is_written and not value.is_parameter and value.whole is None:
@@ -253,8 +284,6 @@ class Program:
 
     def join(self, values: Sequence[Value]) -> Value:
         """Concatenation along the second axis, ``(R, n_i, *dims) -> (R, sum n_i, *dims)``."""
-        if all(value.is_constant and value.is_parameter for value in values):
-            return self._joined(values)
         R, _, *dims = values[0].data.shape
         sizes = [value.data.shape[1] for value in values]
         out = self.value(R, sum(sizes), *dims)
@@ -267,29 +296,6 @@ class Program:
 
         self.operation(out, lay_backward)
         return out
-
-    def _joined(self, values: Sequence[Value]) -> Value:
-        """Concatenation of parameters that do not train: made once, and where members agree, for all of them."""
-        arrays = [value.data for value in values]
-        if any(value.write is not None for value in values):
-            sizes = [array.shape[1] for array in arrays]
-
-            def write(out: Tensor) -> None:
-                for value, part in zip(values, torch.split(out, sizes), strict=True):
-                    if value.write is None:
-                        part.copy_(value.data[0])
-                    else:
-                        value.write(part)
-
-            shape = torch.cat([array.to("meta") for array in arrays], 1)
-            return Value(shape, is_parameter=True, is_constant=True, write=write)
-        R = len(arrays[0])
-        one = 1 if all(array.stride(0) == 0 for array in arrays) else R
-        key = tuple((array.data_ptr(), array[:one].shape) for array in arrays)
-        if key not in self.arena.joined:
-            self.arena.joined[key] = torch.cat([array[:one] for array in arrays], 1)
-        whole = self.arena.joined[key]
-        return Value(whole.expand(R, *whole.shape[1:]), is_parameter=True, is_constant=True)
 
     def apply(self, function: Callable[..., Tensor], *values: Value) -> Value:
         """Result of a function of tensors that PyTorch can differentiate."""

@@ -262,7 +262,8 @@ class CompiledScorer(PrefixScorer):
                 parameters = parameter_values(self.theta.detach(), self.gradient, self.layout, members)
                 self._scores(parameters, batch.of_members(members), label_smoothing, ops)
 
-            self.passes[key] = Passes(lay, self.gradient, self.arena, is_differentiable, self.products), batch
+            how = (self.products, self.config.precision)
+            self.passes[key] = Passes(lay, self.gradient, self.arena, is_differentiable, *how), batch
             self._made_of[key] = made_of
         passes, batch = self.passes[key]
         (tensor, part), (last, last_part) = made_of, self._made_of[key]

@@ -6,15 +6,56 @@ rank are zeros, and so are their gradients: each is a product with the others.
 ``R`` members, ``n`` rows, ``D`` inputs, ``E`` outputs, ``r`` width of the adapter.
 """
 
-import torch
+from collections.abc import Sequence
 
-from shoal.fast.program import Value
+import torch
+from torch import Tensor
+
+from shoal.fast.kernels import Library
+from shoal.fast.program import Program, Value
 from shoal.fast.window_lstm import RecurrentKernelOps
 from shoal.fast.window_ops import Adapter
 
 
 class AdapterKernelOps(RecurrentKernelOps):
-    """Operations of :class:`~shoal.fast.window_ops.WindowOps` on adapters; arguments as there."""
+    """Operations of :class:`~shoal.fast.window_ops.WindowOps` on adapters and frozen weights; arguments as there.
+
+    Args:
+        library: the kernels on trees.
+        windows: the kernels of windows.
+        program: program that records the operations.
+    """
+
+    def __init__(self, library: Library, windows: Library, program: Program) -> None:
+        super().__init__(library, windows, program)
+        self.join = self._join
+
+    def _join(self, values: Sequence[Value]) -> Value:
+        """See :class:`~shoal.fast.ops.Ops`. Parameters that do not train are joined once, and where members agree,
+        for all of them."""
+        if not all(value.is_constant and value.is_parameter for value in values):
+            return self.program.join(values)
+        arrays = [value.data for value in values]
+        if any(value.write is not None for value in values):
+            sizes = [array.shape[1] for array in arrays]
+
+            def write(out: Tensor) -> None:
+                for value, part in zip(values, torch.split(out, sizes), strict=True):
+                    if value.write is None:
+                        part.copy_(value.data[0])
+                    else:
+                        value.write(part)
+
+            shape = torch.cat([array.to("meta") for array in arrays], 1)
+            return Value(shape, is_parameter=True, is_constant=True, write=write)
+        R = len(arrays[0])
+        one = 1 if all(array.stride(0) == 0 for array in arrays) else R
+        joined = self.program.arena.joined
+        key = tuple((array.data_ptr(), array[:one].shape) for array in arrays)
+        if key not in joined:
+            joined[key] = torch.cat([array[:one] for array in arrays], 1)
+        whole = joined[key]
+        return Value(whole.expand(R, *whole.shape[1:]), is_parameter=True, is_constant=True)
 
     def low_rank(self, y: Value, x: Value, adapter: Adapter[Value], place: int) -> Value:
         """See :class:`~shoal.fast.window_ops.WindowOps`. It overwrites ``y``."""

@@ -66,3 +66,8 @@ def strides(array: Tensor) -> tuple[int, int]:
     """Length of a row and stride from one member to the next, ``(R, n, D)``."""
     assert array.dtype == torch.float32 and array.stride(2) == 1
     return array.stride(1), array.stride(0)
+
+
+def member_stride(tensor: Tensor | None) -> tuple[Tensor | None, int]:
+    """Array and its stride from one member to the next, in elements; None and 0 where there is none."""
+    return tensor, 0 if tensor is None else tensor.stride(0)

@@ -44,7 +44,7 @@ class WindowKernelOps(AdapterKernelOps):
     """See :class:`~shoal.fast.window_ops.WindowOps`.
 
     Args:
-        library: the kernels on trees, which serve an LSTM on windows too.
+        library: the kernels on trees.
         windows: the kernels of windows.
         program: program that records the operations.
     """

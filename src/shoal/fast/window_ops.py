@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shoal.fast.ops import Array, Norm, Ops, TorchOps, linear, normalised, take
+from shoal.fast.ops import Array, Norm, Ops, TorchOps, normalised, take
 from shoal.keyed import uniform
 from shoal.models.positions import rotary_angles, rotate
 from shoal.objectives import smoothed_losses
@@ -146,16 +146,24 @@ class WindowOps(Ops[Array], Protocol[Array]):
         """
 
     def lstm(
-        self, x: Array, weight: Array, bias: Array | None, over: Recurrence, before: tuple[Array, Array] | None
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        over: Recurrence,
+        before: tuple[Array, Array] | None,
+        rows: Tensor | None = None,
     ) -> tuple[Array, tuple[Array, Array]]:
         """LSTM layer over windows, in one direction.
 
         Args:
-            x: inputs position by position, ``(R, S B, D_in)``.
+            x: inputs position by position, ``(R, S B, D_in)``; with ``rows`` a table of inputs, ``(R, X, D_in)``.
             weight: weights of the gates as in ``LSTMCell.fused``, ``(R, 4 D, D_in + D)``.
             bias: ``(R, 4 D)``.
             over: order of the positions, and which tokens count.
-            before: first ``(h, c)``, each ``(R, B, D)``, both with the same strides; zeros when None.
+            before: first ``(h, c)``, each ``(R, B, D)``; zeros when None.
+            rows: row of the table at each place, ``(R, S B)`` int64; the same tensor at every step, whose content
+                changes.
 
         Returns:
             States ``h`` position by position, ``(R, S B, D)``, and ``(h, c)`` behind the position that was taken last,
@@ -241,7 +249,7 @@ class TorchWindowOps(TorchOps):
     def low_rank(self, y: Tensor, x: Tensor, adapter: Adapter[Tensor], place: int) -> Tensor:
         """See :class:`WindowOps`."""
         E = adapter.B.shape[1]
-        added = linear(linear(x, adapter.A) * adapter.scale.view(-1, 1, 1), adapter.B)  # (R, n, E)
+        added = self.linear(self.linear(x, adapter.A) * adapter.scale.view(-1, 1, 1), adapter.B)  # (R, n, E)
         return y + F.pad(added, (place * E, y.shape[-1] - (place + 1) * E))
 
     def merged(self, weight: Tensor, adapter: Adapter[Tensor] | None) -> Tensor:
@@ -251,14 +259,21 @@ class TorchWindowOps(TorchOps):
         return weight + adapter.scale.view(-1, 1, 1) * (adapter.B @ adapter.A)
 
     def lstm(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, over: Recurrence, before: tuple[Tensor, Tensor] | None
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        over: Recurrence,
+        before: tuple[Tensor, Tensor] | None,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """See :class:`WindowOps`."""
+        x = x if rows is None else take(x, rows)
         zeros = x.new_zeros(len(x), over.B, weight.shape[1] // 4)
         h, c = before or (zeros, zeros)
         states: dict[int, Tensor] = {}
         for t in over.order:
-            gates = linear(torch.cat([x[:, over.rows(t)], h], -1), weight, bias)  # (R, B, 4 D)
+            gates = self.linear(torch.cat([x[:, over.rows(t)], h], -1), weight, bias)  # (R, B, 4 D)
             forget, into, out, candidate = gates.chunk(4, -1)
             cell = forget.sigmoid() * c + into.sigmoid() * candidate.tanh()
             state = out.sigmoid() * cell.tanh()

@@ -11,6 +11,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__AVX__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #else
@@ -905,18 +910,18 @@ void window_attention_backward(idx R, idx B, idx Q, idx K, idx H, idx size, idx 
  * their non-linearities and go out behind them.
  *   h, c (B, D) of the step before, or NULL for zeros  ->  h, c (B, D)
  * Where an example's token is not seen, its state does not change; seen, unless NULL, has the example b at b seen_step.
- * Strides of gates, of the states before and of those after. */
+ * Strides of gates, of both states before and of those after. */
 void lstm_step(idx R, idx B, idx D, float *gates, idx gates_stride, const uint8_t *seen, idx seen_step, const float *h_before,
-               const float *c_before, idx before_stride, float *h, float *c, idx stride) {
+               idx h_before_stride, const float *c_before, idx c_before_stride, float *h, float *c, idx stride) {
 #pragma omp parallel for schedule(static) if (R * B * D >= WORTH)
     for (idx place = 0; place < R * B; place++) {
         const idx r = place / B, b = place % B;
         float *restrict g = gates + r * gates_stride + b * 4 * D;
         float *restrict hb = h + r * stride + b * D, *restrict cb = c + r * stride + b * D;
-        const float *restrict before = c_before ? c_before + r * before_stride + b * D : NULL;
+        const float *restrict before = c_before ? c_before + r * c_before_stride + b * D : NULL;
         if (seen && !seen[place * seen_step]) {
             if (before) {
-                memcpy(hb, h_before + r * before_stride + b * D, D * sizeof(float));
+                memcpy(hb, h_before + r * h_before_stride + b * D, D * sizeof(float));
                 memcpy(cb, before, D * sizeof(float));
             } else
                 memset(hb, 0, D * sizeof(float)), memset(cb, 0, D * sizeof(float));
@@ -987,13 +992,14 @@ void lstm_step_backward(idx R, idx B, idx D, float *gates, idx gates_stride, con
 typedef void Multiply(const void *);
 
 void lstm_steps(Multiply *multiply, const char *products, idx size, idx R, idx S, idx B, idx D, idx is_backward, float *gates,
-                const uint8_t *seen, const float *first_h, const float *first_c, idx first_stride, float *h, float *c) {
+                const uint8_t *seen, const float *first_h, idx first_h_stride, const float *first_c, idx first_c_stride,
+                float *h, float *c) {
     const idx stride = S * B * D, step = is_backward ? -B * D : B * D;
     for (idx k = 0; k < S; k++) {
         const idx t = is_backward ? S - 1 - k : k, at = t * B * D;
         if (k || first_h) multiply(products), products += size;
         lstm_step(R, B, D, gates + 4 * at, 4 * stride, seen ? seen + t : NULL, S, k ? h + at - step : first_h,
-                  k ? c + at - step : first_c, k ? stride : first_stride, h + at, c + at, stride);
+                  k ? stride : first_h_stride, k ? c + at - step : first_c, k ? stride : first_c_stride, h + at, c + at, stride);
     }
 }
 
@@ -1008,6 +1014,338 @@ void lstm_steps_backward(Multiply *multiply, const char *products, idx size, idx
                            k ? stride : first_stride, c + at, d_h + at, stride, k ? d_h + at - step : d_first_h,
                            k ? stride : d_first_stride, d_c);
         if (k || d_first_h) multiply(products), products += size;
+    }
+}
+
+/* ---- recurrence of widths that are a multiple of 32, all time steps or some in one call
+ *
+ * Examples do not depend on each other, so a thread takes some of them through all steps. Products of a time step have few
+ * rows: their matrix is packed once for a pass, and their sums go from registers to the cells by way of the first cache.
+ * Each number is made by the same operations in the same order in every tile, so it does not depend on the number of
+ * examples, members or threads. */
+
+/* x y + z, rounded once where the processor can, in every tile alike. */
+#if defined(__AVX512F__)
+#define FUSED(x, y, z) (Vector) _mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(z))
+#elif defined(__FMA__) && defined(__AVX__)
+#define FUSED(x, y, z) (Vector) _mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(z))
+#elif defined(__ARM_NEON)
+#define FUSED(x, y, z) (Vector) vfmaq_f32((float32x4_t)(z), (float32x4_t)(x), (float32x4_t)(y))
+#else
+#define FUSED(x, y, z) ((x) * (y) + (z))
+#endif
+#ifdef __AVX__
+#define LOADED(x) __asm__("" : "+v"(x)) /* once: the compiler would load an operand for every sum */
+#else
+#define LOADED(x)
+#endif
+#if defined(__AVX512F__) || defined(__aarch64__)
+#define HIGH 6 /* rows of a tile: 24 sums, 4 vectors of the matrix and a number in 32 registers */
+#else
+#define HIGH 2
+#endif
+#define PRODUCTS_WORTH 500000 /* products of two numbers for which it is worth telling the threads */
+
+/* sums (MR, NV W) of rows a (MR, K) and a panel b (K, NV W), with add added to what they are. Rows have pointers in threes,
+ * which leaves enough registers. */
+INLINE void multiply_panel(const int MR, const int NV, idx K, const float *a, idx a_ld, const float *b, idx add,
+                           float *sums) {
+    Vector sum[HIGH][4];
+    const float *row[(HIGH + 2) / 3];
+    UNROLLED for (int i = 0; i < MR; i++) UNROLLED for (int v = 0; v < NV; v++)
+        sum[i][v] = add ? load(sums + (i * NV + v) * W) : (Vector){0};
+    UNROLLED for (int i = 0; i < (MR + 2) / 3; i++) {
+        row[i] = a + 3 * i * a_ld;
+        __asm__("" : "+r"(row[i])); /* else the compiler makes a pointer of every row */
+    }
+    for (idx k = K; k > 0; k--, b += NV * W) {
+        Vector column[4];
+        UNROLLED for (int v = 0; v < NV; v++) {
+            column[v] = load(b + v * W);
+            LOADED(column[v]);
+        }
+        UNROLLED for (int i = 0; i < MR; i++) {
+            const Vector factor = row[i / 3][i % 3 * a_ld] - (Vector){0}; /* a number in every place */
+            UNROLLED for (int v = 0; v < NV; v++) sum[i][v] = FUSED(factor, column[v], sum[i][v]);
+        }
+        UNROLLED for (int i = 0; i < (MR + 2) / 3; i++) row[i]++;
+    }
+    UNROLLED for (int i = 0; i < MR; i++) UNROLLED for (int v = 0; v < NV; v++) store(sums + (i * NV + v) * W, sum[i][v]);
+}
+
+typedef void PanelOf(idx K, const float *a, idx a_ld, const float *b, idx add, float *sums);
+#define PANEL(MR, NV)                                                                                           \
+    static void panel_##MR##_##NV(idx K, const float *a, idx a_ld, const float *b, idx add, float *sums) {     \
+        multiply_panel(MR, NV, K, a, a_ld, b, add, sums);                                                       \
+    }
+PANEL(1, 2) PANEL(1, 4) PANEL(2, 2) PANEL(2, 4)
+#if HIGH == 6
+PANEL(3, 2) PANEL(3, 4) PANEL(4, 2) PANEL(4, 4) PANEL(5, 2) PANEL(5, 4) PANEL(6, 2) PANEL(6, 4)
+#endif
+static PanelOf *const PANEL_OF[HIGH][2] = { /* by rows; 2 or 4 vectors */
+    {panel_1_2, panel_1_4}, {panel_2_2, panel_2_4},
+#if HIGH == 6
+    {panel_3_2, panel_3_4}, {panel_4_2, panel_4_4}, {panel_5_2, panel_5_4}, {panel_6_2, panel_6_4},
+#endif
+};
+
+/* Panels of a weight (4 D, K), rows ld apart, for products with its columns: (D / W, K, 4, W), of the same units of all gates. */
+void pack_gates(idx R, idx D, idx K, const float *weight, idx ld, idx stride, float *panels) {
+#pragma omp parallel for schedule(static) if (R * D * K >= WORTH)
+    for (idx place = 0; place < R * D / W * 4; place++) {
+        const idx r = place / (D / W * 4), u = place / 4 * W % D, gate = place % 4;
+        pack_transposed(W, K, weight + r * stride + (gate * D + u) * ld, ld, panels + (r * D + u) * 4 * K + gate * W, 4 * W);
+    }
+}
+
+/* Panels for products with its rows: of 4 vectors (4 D, 4 W), the last of 2 where that is all there is of K. */
+void pack_columns(idx R, idx D, idx K, const float *weight, idx ld, idx stride, float *panels) {
+#pragma omp parallel for schedule(static) if (R * D * K >= WORTH)
+    for (idx r = 0; r < R; r++)
+        for (idx u = 0; u < K; u += 4 * W) {
+            const idx width = least(4 * W, K - u);
+            for (idx k = 0; k < 4 * D; k++)
+                memcpy(panels + (r * K + u) * 4 * D + k * width, weight + r * stride + k * ld + u, width * sizeof(float));
+        }
+}
+
+INLINE Vector sigmoids(Vector x) {
+    const Vector y = choose(-x > 88.0f, splat(88.0f), -x); /* a NaN stays one */
+    return 1.0f / (1.0f + exps(y));
+}
+
+INLINE Vector tanhs(Vector x) {
+    const Vector x2 = x * x, y = choose(2.0f * x > 88.0f, splat(88.0f), 2.0f * x);
+    const Vector series = x * (1.0f + x2 * (-0.333333333f + x2 * (0.133333333f + x2 * -0.0539682540f)));
+    const Vector general = 1.0f - 2.0f / (1.0f + exps(y));
+    return choose(x2 < 0.01f, series, general);
+}
+
+/* Some examples of a member: places of the first and behind the last, and their number of tiles. */
+typedef struct {
+    idx r, from, to, tiles;
+} Examples;
+
+/* Work of a thread: tiles of examples of one member after the other. */
+static inline idx tiles_of(idx B) { return (B + HIGH - 1) / HIGH; }
+static Examples examples_of(idx B, idx unit, idx end) {
+    const idx tiles = tiles_of(B), r = unit / tiles, tile = unit % tiles, last = least(tile + end - unit, tiles);
+    return (Examples){r, B * tile / tiles, B * last / tiles, last - tile};
+}
+
+static idx parts_of_steps(idx units, double products) { /* of two numbers */
+    return 4.0 * products < PRODUCTS_WORTH ? 1 : least(omp_get_max_threads(), units);
+}
+
+/* W units of n examples: from what enters the gates' non-linearities, sums (n, 4, W) and rows of 4 D numbers that are added,
+ * each or NULL, to gates, h and c. In one function, so that every row is rounded alike. */
+static __attribute__((noinline)) void cells(idx n, idx D, const float *sums, const float *const *added, float *gates,
+                                            const float *h_before, const float *c_before, float *h, float *c,
+                                            const uint8_t *seen, idx seen_step) {
+    for (idx i = 0; i < n; i++) {
+        float *g = gates + i * 4 * D;
+        if (seen && !seen[i * seen_step]) continue;
+        UNROLLED for (int gate = 0; gate < 4; gate++) {
+            Vector in = {0};
+            if (sums) in += load(sums + (4 * i + gate) * W);
+            if (added) in += load(added[i] + gate * D);
+            store(g + gate * D, gate < 3 ? sigmoids(in) : tanhs(in));
+        }
+    }
+    for (idx i = 0; i < n; i++, gates += 4 * D, h += D, c += D) { /* apart: what is above does not wait for what is here */
+        if (seen && !seen[i * seen_step]) {
+            store(h, c_before ? load(h_before + i * D) : splat(0.0f));
+            store(c, c_before ? load(c_before + i * D) : splat(0.0f));
+            continue;
+        }
+        Vector cell = load(gates + D) * load(gates + 3 * D);
+        if (c_before) cell += load(gates) * load(c_before + i * D);
+        store(c, cell), store(h, load(gates + 2 * D) * tanhs(cell));
+    }
+}
+
+/* All steps of a layer, from the first position on or, with step -1, from the last: gates (S B, 4 D) behind their non-
+ * linearities, h, c (S B, D). What enters the gates besides the states: the product with the inputs x (S B, E), or NULL, and
+ * a row of the table (., 4 D), that of each place's token, or the first where there are no tokens; no row where there is no
+ * table. Panels of the weights of inputs and states (4 D, E + D). States before the first step, or NULL for zeros, have
+ * strides of their own. */
+void lstm_forwards(idx R, idx B, idx D, idx S, idx step, const float *panels, const float *x, idx E, idx x_stride,
+                   const float *table, idx table_stride, const idx *tokens, const uint8_t *seen, const float *h_before,
+                   idx h_before_stride, const float *c_before, idx c_before_stride, float *gates, float *h, float *c) {
+    const idx units = R * tiles_of(B), parts = parts_of_steps(units, (double)R * B * S * D * (E + D)), K = x ? E + D : D;
+#pragma omp parallel for schedule(static, 1) if (parts > 1)
+    for (idx part = 0; part < parts; part++)
+        for (idx unit = units * part / parts, end = units * (part + 1) / parts; unit < end;) {
+            const Examples of = examples_of(B, unit, end);
+            unit += of.tiles;
+            for (idx k = 0; k < S; k++) {
+                const idx t = step < 0 ? S - 1 - k : k, rows = (of.r * S + t) * B, before = rows - step * B;
+                const float *hb = k ? h + before * D : h_before ? h_before + of.r * h_before_stride : NULL;
+                const float *cb = k ? c + before * D : c_before ? c_before + of.r * c_before_stride : NULL;
+                for (idx u = 0; u < D; u += W)
+                    for (idx tile = 0; tile < of.tiles; tile++) {
+                        const idx b = of.from + (of.to - of.from) * tile / of.tiles;
+                        const idx MR = of.from + (of.to - of.from) * (tile + 1) / of.tiles - b;
+                        const float *panel = panels + (of.r * D + u) * 4 * K, *added[HIGH];
+                        float sums[HIGH * 4 * W] __attribute__((aligned(64)));
+                        if (x) PANEL_OF[MR - 1][1](E, x + of.r * x_stride + (t * B + b) * E, E, panel, 0, sums);
+                        if (hb) PANEL_OF[MR - 1][1](D, hb + b * D, D, panel + (K - D) * 4 * W, x != NULL, sums);
+                        for (idx i = 0; i < MR && table; i++)
+                            added[i] = table + of.r * table_stride + (tokens ? tokens[rows + b + i] * 4 * D : 0) + u;
+                        cells(MR, D, x || hb ? sums : NULL, table ? added : NULL, gates + (rows + b) * 4 * D + u,
+                              hb ? hb + b * D + u : NULL, cb ? cb + b * D + u : NULL, h + (rows + b) * D + u,
+                              c + (rows + b) * D + u, seen ? seen + (of.r * B + b) * S + t : NULL, S);
+                    }
+            }
+        }
+}
+
+/* NV vectors of units of n examples, backwards: d_h is added to what the step after gives, sums (n, NV W), or NULL. In place
+ * as in lstm_step_backward. */
+static __attribute__((noinline)) void cells_back(idx n, idx NV, idx D, const float *sums, float *gates, const float *c_before,
+                                                 const float *c, const float *d_h, float *d_h_before, float *d_c,
+                                                 const uint8_t *seen, idx seen_step) {
+    for (idx i = 0; i < n; i++)
+        for (idx v = 0; v < NV; v++) {
+            const idx at = i * D + v * W;
+            float *g = gates + 4 * i * D + v * W;
+            Vector dh = load(d_h + at);
+            if (sums) dh += load(sums + (i * NV + v) * W);
+            if (seen && !seen[i * seen_step]) {
+                UNROLLED for (int gate = 0; gate < 4; gate++) store(g + gate * D, splat(0.0f));
+                if (d_h_before) store(d_h_before + at, load(d_h_before + at) + dh);
+                continue;
+            }
+            const Vector f = load(g), in = load(g + D), o = load(g + 2 * D), new = load(g + 3 * D), t = tanhs(load(c + at));
+            const Vector cell = load(d_c + at) + dh * o * (1.0f - t * t);
+            store(g, c_before ? cell * load(c_before + at) * f * (1.0f - f) : splat(0.0f));
+            store(g + D, cell * new * in * (1.0f - in));
+            store(g + 2 * D, dh * t * o * (1.0f - o));
+            store(g + 3 * D, cell * in * (1.0f - new * new));
+            store(d_c + at, c_before ? cell * f : splat(0.0f));
+        }
+}
+
+/* Asks for what the next tile changes, while this one is multiplied: units of n examples from a row on. */
+static inline void fetch_back(idx n, idx D, idx units, idx row, idx u, const float *gates, const float *d_h) {
+    for (idx i = row; i < row + n; i++)
+        for (idx k = u; k < u + units; k += 16) {
+            for (idx gate = 0; gate < 4; gate++) __builtin_prefetch(gates + (i * 4 + gate) * D + k, 1);
+            __builtin_prefetch(d_h + i * D + k, 1);
+        }
+}
+
+/* Their backward, in the order of the steps given, which is the opposite of that of the forward pass: gates become the gradient
+ * before the non-linearities, from d_h (S B, D). d_after (B, 4 D) is that of the step after the first one here, or NULL;
+ * c_last and d_h_last, or NULL, what belongs to the step before the last one; d_c (B, D) as in lstm_step_backward. */
+void lstm_backwards(idx R, idx B, idx D, idx S, idx n, idx first, idx step, const float *panels, float *gates,
+                    const uint8_t *seen, const float *d_after, const float *c, const float *c_last, idx c_last_stride,
+                    float *d_h, float *d_h_last, idx d_h_last_stride, float *d_c) {
+    const idx units = R * tiles_of(B), parts = parts_of_steps(units, (double)R * B * n * D * D);
+#pragma omp parallel for schedule(static, 1) if (parts > 1)
+    for (idx part = 0; part < parts; part++)
+        for (idx unit = units * part / parts, end = units * (part + 1) / parts; unit < end;) {
+            const Examples of = examples_of(B, unit, end);
+            const float *own = panels + of.r * 4 * D * D;
+            unit += of.tiles;
+            for (idx k = 0; k < n; k++) {
+                const idx t = first + k * step, rows = (of.r * S + t) * B, next = rows + step * B;
+                const float *after = k ? gates + (rows - step * B) * 4 * D : d_after ? d_after + of.r * S * B * 4 * D : NULL;
+                const float *cb = k < n - 1 ? c + next * D : c_last ? c_last + of.r * c_last_stride : NULL;
+                float *dhb = k < n - 1 ? d_h + next * D : d_h_last ? d_h_last + of.r * d_h_last_stride : NULL;
+                for (idx u = 0; u < D; u += 4 * W) {
+                    const idx NV = D - u >= 4 * W ? 4 : 2, is_last = u + 4 * W >= D;
+                    for (idx tile = 0; tile < of.tiles; tile++) {
+                        const idx b = of.from + (of.to - of.from) * tile / of.tiles;
+                        const idx MR = of.from + (of.to - of.from) * (tile + 1) / of.tiles - b, unit = (rows + b) * D + u;
+                        float sums[HIGH * 4 * W] __attribute__((aligned(64)));
+                        if (!is_last) fetch_back(MR, D, least(4 * W, D - u - 4 * W), rows + b, u + 4 * W, gates, d_h);
+                        else if (k + 1 < n) fetch_back(MR, D, least(4 * W, D), next + b, 0, gates, d_h);
+                        if (cb) fetch(MR, NV * W, cb + b * D + u, D);
+                        if (after) PANEL_OF[MR - 1][NV == 4](4 * D, after + b * 4 * D, 4 * D, own + u * 4 * D, 0, sums);
+                        cells_back(MR, NV, D, after ? sums : NULL, gates + (rows + b) * 4 * D + u, cb ? cb + b * D + u : NULL,
+                                   c + unit, d_h + unit, dhb ? dhb + b * D + u : NULL, d_c + (of.r * B + b) * D + u,
+                                   seen ? seen + (of.r * B + b) * S + t : NULL, S);
+                    }
+                }
+            }
+        }
+}
+
+/* c (MR, NV W) = a (K, MR)^T b (K, NV W), with add added to what it is. */
+INLINE void multiply_rows(const int MR, const int NV, idx K, const float *a, idx a_ld, const float *b, idx b_ld, float *c,
+                          idx c_ld, idx add) {
+    Vector sum[HIGH][4];
+    UNROLLED for (int i = 0; i < MR; i++) UNROLLED for (int v = 0; v < NV; v++) sum[i][v] = (Vector){0};
+    for (idx k = K; k > 0; k--, a += a_ld, b += b_ld) {
+        Vector row[4];
+        UNROLLED for (int v = 0; v < NV; v++) {
+            row[v] = load(b + v * W);
+            LOADED(row[v]);
+        }
+        UNROLLED for (int i = 0; i < MR; i++) {
+            const Vector factor = a[i] - (Vector){0};
+            UNROLLED for (int v = 0; v < NV; v++) sum[i][v] = FUSED(factor, row[v], sum[i][v]);
+        }
+    }
+    UNROLLED for (int i = 0; i < MR; i++) UNROLLED for (int v = 0; v < NV; v++) {
+        float *to = c + i * c_ld + v * W;
+        store(to, add ? load(to) + sum[i][v] : sum[i][v]);
+    }
+}
+
+typedef void RowsOf(idx K, const float *a, idx a_ld, const float *b, idx b_ld, float *c, idx c_ld, idx add);
+#define ROWS(MR, NV)                                                                                                     \
+    static void rows_##MR##_##NV(idx K, const float *a, idx a_ld, const float *b, idx b_ld, float *c, idx c_ld, idx add) { \
+        multiply_rows(MR, NV, K, a, a_ld, b, b_ld, c, c_ld, add);                                                        \
+    }
+ROWS(1, 2) ROWS(1, 4) ROWS(2, 2) ROWS(2, 4)
+#if HIGH == 6
+ROWS(3, 2) ROWS(3, 4) ROWS(4, 2) ROWS(4, 4) ROWS(5, 2) ROWS(5, 4) ROWS(6, 2) ROWS(6, 4)
+#endif
+static RowsOf *const ROWS_OF[HIGH][2] = { /* by rows; 2 or 4 vectors */
+    {rows_1_2, rows_1_4}, {rows_2_2, rows_2_4},
+#if HIGH == 6
+    {rows_3_2, rows_3_4}, {rows_4_2, rows_4_4}, {rows_5_2, rows_5_4}, {rows_6_2, rows_6_4},
+#endif
+};
+
+/* c (M, N) = a (K, M)^T b (K, N), or added to it; N a multiple of 32; lengths of rows and strides. For a chunk of rows in the
+ * second cache, where they are read as they lie: to copy them first takes a seventh of the time. */
+void weight_gradient(idx R, idx M, idx N, idx K, const float *a, idx a_ld, idx a_stride, const float *b, idx b_ld, idx b_stride,
+                     float *c, idx c_ld, idx c_stride, idx add) {
+    const idx tiles = tiles_of(M), units = R * tiles;
+#pragma omp parallel for schedule(static) if ((double)R * M * N * K >= PRODUCTS_WORTH)
+    for (idx unit = 0; unit < units; unit++) {
+        const idx r = unit / tiles, tile = unit % tiles, m = M * tile / tiles, MR = M * (tile + 1) / tiles - m;
+        for (idx n = 0; n < N; n += 4 * W)
+            ROWS_OF[MR - 1][N - n >= 4 * W](K, a + r * a_stride + m, a_ld, b + r * b_stride + n, b_ld,
+                                            c + r * c_stride + m * c_ld + n, c_ld, add);
+    }
+}
+
+/* Rows x (n, E), each added to the row of its token, or all to the first, in their order: sums (., E), E a multiple of 32. */
+void add_rows(idx R, idx n, idx E, const float *x, idx x_stride, const idx *tokens, idx tokens_stride, float *sums,
+              idx sums_stride) {
+    const idx threads = R * n * E < WORTH ? 1 : omp_get_max_threads(), cuts = R >= threads ? 1 : least(threads, E / (2 * W));
+#pragma omp parallel for schedule(static) if (threads > 1)
+    for (idx task = 0; task < R * cuts; task++) {
+        const idx r = task / cuts, cut = task % cuts, pairs = E / (2 * W);
+        const float *rows = x + r * x_stride;
+        float *to = sums + r * sums_stride;
+        const idx from = pairs * cut / cuts * 2 * W, end = pairs * (cut + 1) / cuts * 2 * W;
+        if (tokens)
+            for (idx i = 0; i < n; i++) {
+                const float *row = rows + i * E;
+                float *sum = to + tokens[r * tokens_stride + i] * E;
+                for (idx k = from; k < end; k += W) store(sum + k, load(sum + k) + load(row + k));
+            }
+        else
+            for (idx k = from; k < end; k += 2 * W) {
+                Vector first = load(to + k), second = load(to + k + W);
+                for (idx i = 0; i < n; i++) first += load(rows + i * E + k), second += load(rows + i * E + k + W);
+                store(to + k, first), store(to + k + W, second);
+            }
     }
 }
 

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,41 +19,16 @@ from shoal.fast.ops import Array
 from shoal.fast.passes import Passes, Replay
 from shoal.fast.program import Arena, Program
 from shoal.fast.scorer import NO_KEYS, Keys, Members, constants, parameter_values, unflattened
-from shoal.fast.window_kernels import ACTIVATIONS, WindowKernelOps, window_library
+from shoal.fast.window_kernels import WindowKernelOps, window_library
 from shoal.fast.window_ops import Drop, TorchWindowOps, WindowOps
 from shoal.models.dropout import Dropout
 from shoal.rules.layout import tied_names
-from shoal.spec.fields import Part
 from shoal.tasks.base import Batch, Task, TokenObjective, example_shares
 from shoal.tasks.sampling import Form
 
 MOST = 2048  # tokens to score at once without a gradient, where training has fewer in a step
 Named = TypeVar("Named")
 Key = tuple[int, int, int, bool, bool]  # B, S, T, true in training, true with a gradient
-
-
-def windows_refusal(config: Any) -> str | None:
-    """Reason why the objective of a run with these settings is not computed over windows; None where it is."""
-    if not makes_windows(config.task_part):
-        return f"the batches of task {config.task!r} are not said to be windows of tokens"
-    part = config.model_part.computing()
-    if not (_says(config.model_part, "reads_windows") and _says(part, "reads_windows")):
-        of_base = "" if part is config.model_part else f" on a base of {type(part).__name__}"
-        return f"engine windows does not serve model {config.model!r}{of_base}"
-    if (kind := getattr(part, "non_linearity", ACTIVATIONS[0])) not in ACTIVATIONS:
-        return f"engine windows does not serve activation {kind!r}"
-    return None
-
-
-def makes_windows(task: Part) -> bool:
-    """Return True if a task says that its batches are windows of tokens."""
-    return _says(task, "makes_windows")
-
-
-def _says(part: Part, name: str) -> bool:
-    """Class attribute of a part, which one from outside sets itself: it may differ from what it inherits."""
-    kind = type(part)
-    return bool(getattr(kind, name)) and (name in vars(kind) or kind.__module__.startswith("shoal."))
 
 
 def check_windows(model: nn.Module, task: Task, frozen_tables: Collection[str] = ()) -> None:
@@ -217,7 +192,8 @@ class WindowScorer:
                 self._scores(parameters, held.of_members(members), objective, drops, ops, members)
 
             in_groups = not self.base.coded  # or each group would dequantise every weight
-            passes = Passes(lay, self.gradient, self.arena, is_differentiable, self.products, in_groups)
+            how = (self.products, self.config.precision, in_groups)
+            passes = Passes(lay, self.gradient, self.arena, is_differentiable, *how)
             self.passes[key] = passes, held
         return passes
 

@@ -14,6 +14,7 @@ from shoal.spec.fields import Part, extra, one_line, read_value
 from shoal.spec.identity import canonical, identify
 from shoal.spec.names import check_parts_fit, named_parts, not_there, refuse_unnamed
 from shoal.spec.training import ALWAYS, check_together
+from shoal.spec.windows import check_precision
 
 if TYPE_CHECKING:
     from shoal.models.settings import ModelSettings
@@ -88,13 +89,8 @@ class RunSpec:
     def _check_together(self) -> None:
         """Raise :class:`UserError` for settings of several parts that do not go together."""
         warmup = (self.get("warmup_steps", 0), self.get("warmup_from_zero", False))
-        check_together(self.get("dropout", 0.0), self.precision, *warmup, self.n_steps)
-        alone = [kind for kind in ("task", "model") if not self.parts[kind].shares_prefixes]  # type: ignore[attr-defined]
-        if alone and self.precision != "float32":
-            raise UserError(
-                f"precision={self.precision} does not apply to {alone[0]} {self.names[alone[0]]!r}: it is "
-                "one of the engines of shared prefixes"
-            )
+        check_together(*warmup, self.n_steps)
+        check_precision(self)
         try:
             generalised = self.task_part.measures().generalised
         except Exception as error:  # whatever a task of someone else does

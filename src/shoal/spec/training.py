@@ -72,10 +72,8 @@ class Seeds(Part):
 ALWAYS: tuple[type[Part], ...] = (Training, Seeds)  # parts that every run has
 
 
-def check_together(dropout: float, precision: str, warmup_steps: int, from_zero: bool, n_steps: int) -> None:
-    """Raise :class:`UserError` for a precision that has no way to train, or a learning rate that is never reached."""
-    if dropout > 0 and precision != "float32":
-        raise UserError(f"dropout={dropout} does not apply to precision {precision!r}, only to float32")
+def check_together(warmup_steps: int, from_zero: bool, n_steps: int) -> None:
+    """Raise :class:`UserError` for a learning rate that is never reached."""
     if warmup_steps + from_zero > n_steps:
         most = "less than n_steps where it rises from zero" if from_zero else "at most n_steps"
         raise UserError(f"warmup_steps must be {most}, got warmup_steps={warmup_steps} and n_steps={n_steps}")

@@ -20,7 +20,7 @@ from shoal.lab.cohort import CohortFolder
 from shoal.lab.environment import environment
 from shoal.lab.lab import Lab
 from shoal.spec import RunSpec
-from shoal.training.continuation import Places, check_data, found_again
+from shoal.training.continuation import Places, check_data, found_again, precision_of
 from shoal.training.due import is_evaluated
 from shoal.training.em_certificate import certify_em
 from shoal.training.engines import em_engine, is_fitted_by_em
@@ -68,7 +68,7 @@ def certify(
     if is_fitted_by_em(specs[0].model):
         return _certify_em(folder, specs, runs, min(steps, *(spec.n_steps for spec in specs)))
     engine, _ = available(str(manifest.get("engine", "plain")), device)
-    products = available_products(str(manifest.get("products", "torch")), device)
+    products = available_products(str(manifest.get("products", "torch")), device, precision_of(manifest))
     cohort = Cohort(tuple(specs[: places(specs[0], len(specs), device, engine, one_table=tables_agree(specs))]))
     steps = min(steps, *(spec.n_steps for spec in cohort.members))
     threads = torch.get_num_threads()

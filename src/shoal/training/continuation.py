@@ -81,8 +81,9 @@ def engine_of(folder: CohortFolder, device: torch.device) -> str:
 
 def products_of(folder: CohortFolder, device: torch.device) -> str:
     """Library of matrix products that the cohort was begun with, or PyTorch's where this device has no other."""
-    wanted = str(folder.manifest().get("products", "torch"))
-    products = available_products(wanted, device)
+    manifest = folder.manifest()
+    wanted = str(manifest.get("products", "torch"))
+    products = available_products(wanted, device, precision_of(manifest))
     if products != wanted:
         warnings.warn(
             f"cohort {folder.id} was begun with matrix products of shoal's own, which are not there for this device, "
@@ -90,6 +91,11 @@ def products_of(folder: CohortFolder, device: torch.device) -> str:
             stacklevel=2,
         )
     return products
+
+
+def precision_of(manifest: Mapping[str, Any]) -> str:
+    """Precision of a cohort's products, which is that of each member."""
+    return str(manifest["members"][0]["spec"].get("precision", "float32"))
 
 
 def kernels_of(
@@ -106,7 +112,8 @@ def kernels_of(
     """
     if not uses_kernels(engine, spec, device):
         return {}
-    key = " ".join([engine_kernels(engine, device).key, *([matmul.library().key] if products == "own" else [])])
+    of_products = [matmul.library(spec.precision).key] if products == "own" else []
+    key = " ".join([engine_kernels(engine, device).key, *of_products])
     if any(session.get("kernels", key) != key for session in sessions):
         warnings.warn(
             f"cohort {folder.id} goes on with kernels compiled otherwise than before (another or no compiler, another "

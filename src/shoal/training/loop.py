@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shoal.errors import LabError, UserError
 from shoal.fast.denormals import flushed_denormals
+from shoal.fast.engine import engine_kernels
 from shoal.fast.memory import keep_freed_memory
 from shoal.lab.cohort import CohortFolder
 from shoal.measures import SPLITS
@@ -81,6 +82,12 @@ class Session(BaseSession):
     def _check_precision(self) -> None:
         if self.shared.precision == "tf32" and self.options.device.type != "cuda":
             raise LabError(f"cohort {self.folder.id} has precision tf32, which needs device cuda")
+        if self.shared.precision != "float32" and self.engine == "plain":
+            wanted = str(self.manifest["engine"])
+            why = engine_kernels(wanted, self.options.device).note
+            raise LabError(
+                f"cohort {self.folder.id} has precision {self.shared.precision}, which needs engine {wanted}: {why}"
+            )
 
     def _registered(self) -> dict[str, Metric]:
         """Further metrics that the cohort was begun with, all of them and no others."""

@@ -15,8 +15,9 @@ from shoal.fast.engine import COMPILED, ENGINES
 from shoal.fast.memory import return_freed_memory
 from shoal.fast.passes import group_size
 from shoal.fast.scorer import parts_of
-from shoal.fast.windows import window_parts, windows_refusal
+from shoal.fast.windows import window_parts
 from shoal.spec import RunSpec
+from shoal.spec.windows import windows_refusal
 from shoal.tasks.build import count_frozen, count_run_parameters, counts_of
 from shoal.training.groups import left_in_process, memory_left
 

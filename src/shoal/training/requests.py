@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from shoal.errors import UserError, nearest
-from shoal.fast.engine import ENGINES
+from shoal.fast.engine import ENGINES, engine_kernels
+from shoal.fast.scorer import refusal
 from shoal.lab.frames import ALWAYS
 from shoal.measures import SPLITS
 from shoal.spec import RunSpec
@@ -95,7 +96,13 @@ def check_precision(specs: Iterable[RunSpec], device: torch.device, engine: str 
     if engine == "plain" and lower:
         raise UserError(f"engine plain computes in float32, got precision={lower[0]}")
     if device.type != "cuda" and "tf32" in lower:
-        raise UserError(f"precision tf32 needs device cuda, got {device.type}; float32 and bfloat16 run everywhere")
+        raise UserError(f"precision tf32 needs device cuda, got {device.type}, which has float32 and bfloat16")
+    for spec in specs:
+        if spec.precision == "bfloat16" and refusal(spec) is not None:
+            kernels = engine_kernels("windows", device)
+            if kernels.library_for is None:
+                why = f"needs engine windows for task {spec.task!r} and model {spec.model!r}: {kernels.note}"
+                raise UserError(f"precision bfloat16 {why}")
 
 
 def check_metrics(metrics: Mapping[str, Metric], specs: Sequence[RunSpec], device: torch.device) -> None:
