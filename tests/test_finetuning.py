@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import shoal
 from shoal.cli import main
 from shoal.errors import UserError
+from shoal.fast.engine import engine_kernels
 from shoal.lab import Lab
 from shoal.models.adapters import FrozenLinear, LoRALinear, adapt, adapted_names, freeze, stored_bytes
 from shoal.models.bases import read_base
@@ -59,9 +60,12 @@ def test_a_checkpoint_of_gpt2_has_the_logits_of_transformers():
     assert (logits - VECTORS["logits"]).abs().max() < 1e-4
 
 
-def test_adapters_take_the_steps_of_peft():
+@pytest.mark.parametrize("engine", ["plain", "windows"])
+def test_adapters_take_the_steps_of_peft(engine):
+    if engine == "windows" and engine_kernels(engine, torch.device("cpu")).library_for is None:
+        pytest.skip("no compiler")
     specs = adapted.specs(GPT2)
-    stack = stack_of(*specs)
+    stack = stack_of(*specs, engine=engine)
     with torch.no_grad():
         for slot in stack.layout:
             for member, spec in enumerate(specs):

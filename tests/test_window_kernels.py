@@ -2,6 +2,7 @@
 
 import math
 import sys
+from itertools import combinations
 from types import SimpleNamespace
 from unittest import mock
 
@@ -14,7 +15,7 @@ from shoal.fast.build import compiled, kernels
 from shoal.fast.kernels import CompiledLibrary
 from shoal.fast.program import Arena, Program, Value
 from shoal.fast.scorer import unflattened
-from shoal.fast.window_kernels import SOURCE, WindowKernelOps, window_kernels, window_library
+from shoal.fast.window_kernels import ACTIVATIONS, SOURCE, WindowKernelOps, window_kernels, window_library
 from shoal.fast.window_ops import Drop, Recurrence, TorchWindowOps, View
 from shoal.keyed import uniform
 from shoal.models.norms import LayerNorm, RMSNorm
@@ -56,18 +57,20 @@ class Banded(Program):
         self.lay(lambda: all(bool(band.isnan().all()) for band in self.bands) or pytest.fail("written outside"))
 
 
-def run(build, arrays, d_out, is_copied=True, repeats=1, program_type=Program, products="torch"):
+def run(build, arrays, d_out, is_copied=True, repeats=1, program_type=Program, products="torch", constants=()):
     """What an operation of kernels gives for arrays, and their gradients, from that of its result.
 
     ``build`` makes the result of operations and values. Those it is given may be overwritten if ``is_copied``; else
-    they are parameters.
+    they are parameters. Those named ``constants`` do not train.
     """
     layout = {name: array.shape[1:] for name, array in arrays.items()}
     theta = torch.cat([array.flatten(1) for array in arrays.values()], 1)
     gradient = torch.zeros_like(theta)
     program = program_type(Arena(), gradient, products=products)
     parts, gradients = unflattened(theta, layout), unflattened(gradient, layout)
-    values = {name: Value(parts[name], gradients[name], is_parameter=True) for name in layout}
+    values = {
+        name: Value(parts[name], gradients[name], is_parameter=True, is_constant=name in constants) for name in layout
+    }
     library = CompiledLibrary(kernels().library)
     ops = WindowKernelOps(library, window_library(), program)
     copied = {name: ops.join([value]) for name, value in values.items() if is_copied and name in OVERWRITTEN}
@@ -329,7 +332,7 @@ def test_rotary_positions(R, B, S, H, half, is_copied, seed):
 
 @quick
 @given(
-    *(st.integers(1, 3), st.integers(1, 70), st.integers(1, 20), st.sampled_from(["gelu", "relu", "swiglu", "tanh"])),
+    *(st.integers(1, 3), st.integers(1, 70), st.integers(1, 20), st.sampled_from(ACTIVATIONS)),
     *(st.booleans(), seeds),
 )
 def test_activations(R, n, E, kind, is_copied, seed):
@@ -627,3 +630,44 @@ def test_scores_of_tokens_of_large_vocabularies(R, n, V, smoothing, convention, 
 @given(steps, st.booleans(), seeds)
 def test_many_operations_in_any_order(steps, is_copied, seed):
     hold_composed(steps, is_copied, seed)
+
+
+CONSTANT = {
+    "sum": lambda ops, x: ops.residual(x.x, ops.linear(x.y, x.wide), x.bias, None, None),
+    "norm of a sum": lambda ops, x: ops.residual(x.x, ops.linear(x.y, x.wide), x.bias, None, (x.weight, x.shift)),
+    "norm": lambda ops, x: ops.norm(ops.linear(x.y, x.wide), (x.weight, x.shift)),
+    "activation": lambda ops, x: ops.activation(ops.linear(x.y, x.wide), "gelu"),
+    "beside": lambda ops, x: ops.by_example(ops.beside([ops.linear(x.y, x.wide), x.x]), 3),
+    "attention": lambda ops, x: ops.attention(
+        ops.linear(x.y, x.wide), ops.linear(x.x, ops.join([x.wide, x.other])), View(2, 3, 3, causal=True), 2
+    ),
+    "lstm": lambda ops, x: ops.lstm(ops.linear(x.y, x.wide), x.gates, None, Recurrence(2, 3), None)[0],
+}
+
+
+USED = {
+    "sum": "x y wide bias",
+    "norm of a sum": "x y wide bias weight shift",
+    "norm": "y wide weight shift",
+    "activation": "y wide",
+    "beside": "x y wide",
+    "attention": "x y wide other",
+    "lstm": "y wide gates",
+}
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_constants_have_no_gradient_and_change_no_bit_of_others(name):
+    shapes = {"x": (6, 4 if name == "attention" else 8), "y": (6, 4), "wide": (8, 4), "other": (8, 4), "bias": (8,)}
+    shapes |= {"weight": (8,), "shift": (8,), "gates": (32, 16)}
+    arrays = drawn(0, 2, **{key: shape for key, shape in shapes.items() if key in USED[name].split()})
+    width = {"beside": 16}.get(name, 8)
+    d_out = drawn(1, 2, d=(6, width))["d"]
+    results, every = run(CONSTANT[name], arrays, d_out)
+    for n in range(1, len(arrays)):
+        for constants in combinations(arrays, n):
+            again, gradients = run(CONSTANT[name], arrays, d_out, repeats=2, constants=constants)
+            assert torch.equal(again[0], results[0])
+            for key in arrays:
+                expected = torch.zeros_like(every[key]) if key in constants else every[key]
+                assert torch.equal(gradients[key], expected), (constants, key)

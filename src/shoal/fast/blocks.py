@@ -7,8 +7,8 @@ equations. States of a window are rows, example by example: ``(R, n, D)``, ``n =
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from shoal.fast.ops import Array, Norm
 from shoal.fast.parameters import linear_of, norm_of
-from shoal.fast.window_ops import Drop, View, WindowOps
+from shoal.fast.window_ops import Adapter, Drop, View, WindowOps
 
 # from the model, a name and inputs (R, n, D) to outputs (R, n, D), and their bias (R, D), which is not in them
 Branch = Callable[["Stacked[Array]", str, Array], tuple[Array, Array | None]]
@@ -33,6 +33,7 @@ class Stacked(Generic[Array]):
         drops: dropout by the names of its modules; empty where nothing drops out.
         config: the settings that the members share.
         ops: the operations.
+        adapters: low-rank adapters by the names of their layers.
     """
 
     parameters: Mapping[str, Array]
@@ -40,15 +41,25 @@ class Stacked(Generic[Array]):
     drops: Mapping[str, Drop]
     config: Any
     ops: WindowOps[Array]
+    adapters: Mapping[str, Adapter[Array]] = field(default_factory=dict)
 
     def linear(self, x: Array, *names: str) -> Array:
         """Outputs of one or more linear layers over the same input, side by side: ``(R, n, D) -> (R, n, E)``."""
-        return self.ops.linear(x, *linear_of(self.parameters, self.ops, *names))
+        return self._adapted(self.ops.linear(x, *linear_of(self.parameters, self.ops, *names)), x, names)
 
     def product(self, x: Array, name: str) -> tuple[Array, Array | None]:
         """Outputs of a linear layer without its bias, ``(R, n, E)``, and that bias, ``(R, E)``."""
         weight, bias = linear_of(self.parameters, self.ops, name)
-        return self.ops.linear(x, weight), bias
+        return self._adapted(self.ops.linear(x, weight), x, (name,)), bias
+
+    def _adapted(self, y: Array, x: Array, names: Sequence[str]) -> Array:
+        """Outputs ``y`` of linear layers over ``x``, and those of their adapters added."""
+        for place, name in enumerate(names):
+            if name in self.adapters:
+                drop = self.drops.get(f"{name}.drop")
+                inputs = x if drop is None else self.ops.dropout(x, drop)  # a copy, as the layers have read x
+                y = self.ops.low_rank(y, inputs, self.adapters[name], place)
+        return y
 
     def norm(self, name: str) -> Norm[Array]:
         """Norm of the model; None where it has no such norm."""

@@ -101,7 +101,7 @@ def available(engine: str, device: torch.device) -> tuple[str, str]:
 
 def products_for(engine: str, config: Any, device: torch.device) -> str:
     """Faster library of matrix products for an engine: one of :data:`shoal.fast.multiplication.PRODUCTS`."""
-    width = config.get("embedding_size", 0)
+    width = getattr(config.model_part.computing(), "embedding_size", 0)
     return choose_products(width, device, config.precision) if engine in COMPILED else "torch"
 
 

@@ -68,17 +68,20 @@ class KernelOps:
 
     def linear(self, x: Value, weight: Value, bias: Value | None = None) -> Value:
         """See :class:`~shoal.fast.ops.Ops`. The gradient of the weight comes out in the weight's order."""
-        program, transposed = self.program, weight.data.transpose(1, 2)
+        program = self.program
         y = program.value(*x.data.shape[:2], weight.data.shape[1])
         y.is_constant = all(value is None or value.is_constant for value in (x, weight, bias))
-        program.multiply(y.data, x.data, transposed, None if bias is None else bias.data)
+        with program.held(weight) as matrix:
+            program.multiply(y.data, x.data, matrix.transpose(1, 2), None if bias is None else bias.data)
 
         def lay_backward() -> None:
             d_y, _ = program.grad(y)
             if bias is not None:
                 program.write_grad(bias, torch.sum, d_y, 1)
             program.multiply_grad(weight, d_y.transpose(1, 2), x.data)
-            program.multiply_grad(x, d_y, weight.data)
+            if not x.is_constant:
+                with program.held(weight) as matrix:
+                    program.multiply_grad(x, d_y, matrix)
 
         program.operation(y, lay_backward)
         return y
@@ -107,7 +110,8 @@ class KernelOps:
         program, (R, X, _), M, D = self.program, x.data.shape, nodes.starts[-1], weight.data.shape[1] // 4
         of_input, of_state = weight.data[:, :, :-D].transpose(1, 2), weight.data[:, :, -D:].transpose(1, 2)
         h, gates, c = program.value(R, M, D), program.take(R, M, 4 * D), program.take(R, M, D)
-        table, added = None, None if bias is None else bias.data
+        h.is_constant = all(value is None or value.is_constant for value in (x, weight, bias))
+        table, added = None, None if bias is None else bias.data.contiguous()  # also where it is one for all members
         if rows is None:
             program.multiply(gates, x.data, of_input)
         else:
@@ -148,7 +152,8 @@ class KernelOps:
         d_h, d_c = program.zeroed_grad(h), program.take(R, M, D)
         d_shared = program.take(R, shared, 4 * D)  # gradient of their projections
         d_table = None if rows is None else program.take(R, X, 4 * D)
-        d_bias = None if bias is None or rows is not None else program.take(R, 4 * D)
+        trains = bias is not None and not bias.is_constant
+        d_bias = program.take(R, 4 * D) if trains and rows is None else None
         for sums in (d_c, d_shared, d_table, d_bias):
             if sums is not None:
                 program.lay(sums.zero_)
@@ -165,10 +170,11 @@ class KernelOps:
                 state.multiply(d_h[:, before], d_projected, add=True)
         state.give_back()
         d_inputs = gates if d_table is None else d_table
-        d_weight, is_sum = program.grad(weight)
-        assert not is_sum  # the weight is this layer's alone
-        program.multiply(d_weight[:, :, :-D], d_inputs.transpose(1, 2), x.data)
-        _lay_sum_of_states(program, d_weight[:, :, -D:], gates, d_shared, h.data, nodes)
+        if not weight.is_constant:
+            d_weight, is_sum = program.grad(weight)
+            assert not is_sum  # the weight is this layer's alone
+            program.multiply(d_weight[:, :, :-D], d_inputs.transpose(1, 2), x.data)
+            _lay_sum_of_states(program, d_weight[:, :, -D:], gates, d_shared, h.data, nodes)
         if bias is not None and d_bias is None:
             program.write_grad(bias, torch.sum, d_inputs, 1)
         elif bias is not None and d_bias is not None:

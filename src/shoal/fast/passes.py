@@ -25,6 +25,8 @@ class Passes:
         lay: function that records the forward pass of some members in a program.
         gradient: gradient of all parameters, ``(R, P)``; see :class:`Program`.
         arena, is_differentiable, products, precision: see :class:`Program`.
+        in_groups: true where members pass in groups, false where all pass at once: what is computed of all members
+            alike, such as a weight from its codes, is then computed once.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Passes:
         is_differentiable: bool,
         products: str,
         precision: str,
+        in_groups: bool = True,
     ) -> None:
         self.gradient, self.arena = gradient, arena
 
@@ -45,7 +48,7 @@ class Passes:
             return program
 
         R, size, trial = len(gradient), len(gradient), Arena()
-        if gradient.device.type == "cpu" and torch.get_num_threads() < R:
+        if in_groups and gradient.device.type == "cpu" and torch.get_num_threads() < R:
             laid(slice(0, 1), trial)
             size = group_size(trial.n_bytes, torch.get_num_threads(), R)
         self.groups = [slice(first, min(first + size, R)) for first in range(0, R, size)]

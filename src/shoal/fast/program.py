@@ -9,7 +9,8 @@ added, and when an array is read for the last time: its memory is used again for
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -35,6 +36,8 @@ class Value:
             ``grad`` of their gradient.
         is_constant: true where no parameter that trains is behind ``data``, so that its gradient is not computed.
         whole, start: the value of which this is the rows from ``start`` on.
+        write: function that writes one member's array, which is that of all, of a constant in codes; ``data`` has its
+            shape alone, see :meth:`Program.held`.
     """
 
     data: Tensor
@@ -44,13 +47,18 @@ class Value:
     whole: "Value | None" = None
     start: int = 0
     is_constant: bool = False
+    write: Callable[[Tensor], Any] | None = None
 
 
 class Arena:
-    """Memory that several programs use in turns; a new forward pass of any overwrites the values of the one before."""
+    """Memory that several programs use in turns; a new forward pass of any overwrites the values of the one before.
+
+    ``joined`` has concatenations of parameters that do not train, by the places of their parts.
+    """
 
     def __init__(self) -> None:
         self.blocks: list[Tensor] = []
+        self.joined: dict[tuple[tuple[int, torch.Size], ...], Tensor] = {}
         self.turn = 0  # number of passes so far
 
     @property
@@ -155,6 +163,28 @@ class Program:
     def value(self, *shape: int) -> Value:
         """New value with uninitialised memory."""
         return Value(self.take(*shape))
+
+    @contextmanager
+    def held(self, value: Value) -> Iterator[Tensor]:
+        """Array of a value for the calls that are recorded meanwhile; one in codes is written before them."""
+        if value.write is None:
+            yield value.data
+            return
+        R, *dims = value.data.shape
+        array = self.take(*dims)
+        self.lay(value.write, array)
+        yield array.expand(R, *dims)
+        self.give_back(array)
+
+    @contextmanager
+    def written_grad(self, value: Value) -> Iterator[tuple[Tensor, bool]]:
+        """As :meth:`grad`, for kernels that write one in any case: that of a constant is free afterwards."""
+        if not value.is_constant:
+            yield self.grad(value)
+            return
+        array = self.take(*value.data.shape)
+        yield array, False
+        self.give_back(array)
 
     def grad(self, value: Value) -> tuple[Tensor, bool]:
         """Array for the gradient of a value, and true if it must be added to the array's content."""

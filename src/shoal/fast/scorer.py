@@ -120,6 +120,7 @@ class Members:
         theta: their parameters, ``(R, P)``: the tensor that training changes in place.
         layout: shapes of one member's parameters in their order in ``theta``, by name.
         frozen: parameters that do not train, by name, ``(R, *shape)`` each: views of one where members agree.
+        per_member: buffers in which members may differ, by name, ``(R, *shape)`` each.
     """
 
     config: Any
@@ -129,6 +130,7 @@ class Members:
     theta: Tensor
     layout: Layout
     frozen: Mapping[str, Tensor] = field(default_factory=dict)
+    per_member: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class PrefixScorer:

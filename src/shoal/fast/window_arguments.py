@@ -46,6 +46,11 @@ def norm_arguments(norm: Norm[Value]) -> tuple[int, Tensor | None, int, Tensor |
     return (RMS_NORM if is_rms_norm(norm) else LAYER_NORM, *placed(norm[0]), *placed(norm[1]))
 
 
+def all_constant(*values: Value | None) -> bool:
+    """Return True if no parameter that trains is behind any of the values."""
+    return all(value is None or value.is_constant for value in values)
+
+
 def placed(value: Value | None) -> tuple[Tensor | None, int]:
     """Array of a value and its stride from one member to the next."""
     return (None, 0) if value is None else (value.data, stride(value.data))

@@ -18,14 +18,14 @@ from shoal.fast.kernels import CompiledLibrary, Library
 from shoal.fast.ops import Norm
 from shoal.fast.prefixes import Nodes
 from shoal.fast.program import Program, Value
-from shoal.fast.window_arguments import drop_arguments, norm_arguments, placed, shares, stride, strides
-from shoal.fast.window_lstm import RecurrentKernelOps
+from shoal.fast.window_adapters import AdapterKernelOps
+from shoal.fast.window_arguments import all_constant, drop_arguments, norm_arguments, placed, shares, stride, strides
 from shoal.fast.window_ops import Drop, View
 from shoal.models.positions import rotary_angles
 
 SOURCE = Path(__file__).with_name("windows.c")
 EPS = 1e-5  # of the norms
-ACTIVATIONS = ("gelu", "relu", "swiglu", "tanh")  # by their numbers in windows.c
+ACTIVATIONS = ("gelu", "relu", "swiglu", "tanh", "gelu_new")  # by their numbers in windows.c
 BLOCK = 64  # rows of a block there
 
 
@@ -40,7 +40,7 @@ def window_library() -> Library | None:
     return None if library is None else CompiledLibrary(library)
 
 
-class WindowKernelOps(RecurrentKernelOps):
+class WindowKernelOps(AdapterKernelOps):
     """See :class:`~shoal.fast.window_ops.WindowOps`.
 
     Args:
@@ -52,10 +52,6 @@ class WindowKernelOps(RecurrentKernelOps):
     def __init__(self, library: Library, windows: Library, program: Program) -> None:
         super().__init__(library, windows, program)
         self.apply, self.tail = self._apply, self._tail  # type: ignore[assignment]
-
-    def _is_free(self, x: Value) -> bool:
-        """Return True if a value may be changed in place."""
-        return not x.is_parameter and x.whole is None and x not in self._read and x.data.is_contiguous()
 
     # operations on trees whose backward pass reads what they are given
 
@@ -124,6 +120,7 @@ class WindowKernelOps(RecurrentKernelOps):
         assert not view.causal or Q == K
         self._read |= {q, kv}
         context = program.value(R, B * Q, D)
+        context.is_constant = q.is_constant and kv.is_constant
         rows = program.take(R, B * H * Q, 2) if program.is_differentiable else None
         seen = view.seen
         assert seen is None or (seen.is_contiguous() and seen.shape == (R, B, K))
@@ -134,11 +131,12 @@ class WindowKernelOps(RecurrentKernelOps):
         self._lay_window("window_attention", *where, rows, context.data)
 
         def lay_backward() -> None:
-            d_context, (d_q, add_q), (d_kv, add_kv) = program.grad(context)[0], program.grad(q), program.grad(kv)
-            self._lay_window(
-                *("window_attention_backward", *where, rows, d_context),
-                *(d_q, *strides(d_q), int(add_q), d_kv, *strides(d_kv), int(add_kv)),
-            )
+            d_context = program.grad(context)[0]
+            with program.written_grad(q) as (d_q, add_q), program.written_grad(kv) as (d_kv, add_kv):
+                self._lay_window(
+                    *("window_attention_backward", *where, rows, d_context),
+                    *(d_q, *strides(d_q), int(add_q), d_kv, *strides(d_kv), int(add_kv)),
+                )
 
         program.operation(context, lay_backward, *([] if rows is None else [rows]))
         return context
@@ -198,10 +196,11 @@ class WindowKernelOps(RecurrentKernelOps):
         program, (R, n, E) = self.program, x.data.shape
         E, number = E // 2 if kind == "swiglu" else E, ACTIVATIONS.index(kind)
         y = program.value(R, n, E)
+        y.is_constant = x.is_constant
         slopes, temporaries = None, []
-        if program.is_differentiable and self._is_free(x):
+        if program.is_differentiable and not x.is_constant and self._is_free(x):
             slopes = x.data
-        elif program.is_differentiable:
+        elif program.is_differentiable and not x.is_constant:
             slopes = program.take(*x.data.shape)
             temporaries.append(slopes)
         of_slopes = 0 if slopes is None else stride(slopes)
@@ -221,12 +220,17 @@ class WindowKernelOps(RecurrentKernelOps):
         program, shape = self.program, added.data.shape
         is_free = added is not x and self._is_free(added)
         total = added if is_free else Value(program.take(*shape))
+        is_constant = all_constant(x, added, bias, *(norm or ())[:2])
         if norm is None:
             self._lay_residual(x, added, bias, drop, norm, total.data, None)
+            total.is_constant = is_constant
+            if is_constant:
+                return total
             out = None if is_free else total
             program.operation(out, lambda: self._lay_residual_backward(total, (), total, x, added, bias, drop, norm))
             return total
         y = program.value(*shape)
+        y.is_constant = is_constant
         moments = self._lay_residual(x, added, bias, drop, norm, total.data, y)
         temporaries = [*moments, *([] if is_free else [total.data])]
         program.operation(
@@ -240,6 +244,7 @@ class WindowKernelOps(RecurrentKernelOps):
             return x
         self._read.add(x)
         program, y = self.program, self.program.value(*x.data.shape)
+        y.is_constant = all_constant(x, *norm[:2])
         moments = self._lay_residual(x, None, None, None, norm, None, y)
         program.operation(y, lambda: self._lay_residual_backward(y, moments, x, x, None, None, None, norm), *moments)
         return y
@@ -286,14 +291,16 @@ class WindowKernelOps(RecurrentKernelOps):
         program, (R, n, D) = self.program, x.data.shape
         d_y = program.zeroed_grad(y)
         weight, shift = (None, None) if norm is None else norm[:2]
-        vectors = [None if value is None else program.zeroed_grad(value) for value in (bias, weight, shift)]
-        d_x, add_x = program.grad(x)
+        learned = [None if value is None or value.is_constant else value for value in (bias, weight, shift)]
+        vectors = [None if value is None else program.zeroed_grad(value) for value in learned]
+        d_x, add_x = (None, False) if x.is_constant else program.grad(x)
         d_added, add_added = (d_y, False) if added is y else (None, False) if added is None else program.grad(added)
         sums = program.take(R, -(-n // BLOCK), 3, D)
         kind, of_weight, of_weight_stride, _, _ = norm_arguments(norm)
         self._lay_window(
             *("residual_backward", R, n, D, total.data, stride(total.data), *(moments or (None, None))),
-            *(kind, of_weight, of_weight_stride, d_y, *drop_arguments(drop, n * D), d_x, stride(d_x), int(add_x)),
+            *(kind, of_weight, of_weight_stride, d_y, *drop_arguments(drop, n * D)),
+            *(d_x, 0 if d_x is None else stride(d_x), int(add_x)),
             *(d_added, 0 if d_added is None else stride(d_added), int(add_added)),
             *(part for vector in vectors for part in (vector, 0 if vector is None else vector.stride(0))),
             sums,

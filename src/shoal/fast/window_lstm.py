@@ -17,7 +17,7 @@ from shoal.fast import matmul
 from shoal.fast.kernels import Argument, KernelOps, Library
 from shoal.fast.panels import right_matrix
 from shoal.fast.program import Program, Value
-from shoal.fast.window_arguments import member_stride
+from shoal.fast.window_arguments import all_constant, member_stride
 from shoal.fast.window_ops import Recurrence
 from shoal.fast.window_steps import Layer, State, has_steps, lay_backward, lay_forward
 
@@ -36,6 +36,10 @@ class RecurrentKernelOps(KernelOps):
         self.windows = windows
         self._read: set[Value] = set()  # by the backward pass of some operation
 
+    def _is_free(self, x: Value) -> bool:
+        """Return True if a value may be changed in place."""
+        return not x.is_parameter and x.whole is None and x not in self._read and x.data.is_contiguous()
+
     def _lay_window(self, name: str, *arguments: Argument) -> None:
         self.program.lay(self.windows.bound(name, *arguments))
 
@@ -53,6 +57,8 @@ class RecurrentKernelOps(KernelOps):
         n, last = over.S * B, over.rows(over.order[-1])
         h, gates, c = program.value(R, n, D), program.take(R, n, 4 * D), program.take(R, n, D)
         ends = Value(h.data[:, last]), Value(c[:, last])  # whose memory is that of all states
+        is_constant = all_constant(x, weight, bias, *(before or ()))
+        h.is_constant = ends[0].is_constant = ends[1].is_constant = is_constant
         self._read |= {x, weight, h, *ends, *(before or ())}
         layer = Layer(program, self._lay_window, x, rows, weight, bias, over, before, h, gates, c)
         if has_steps(program, D):
@@ -158,20 +164,21 @@ class RecurrentKernelOps(KernelOps):
         """Record the gradients of weight, bias and inputs from those of the gates, all positions at once."""
         program, gates, over, x, bias = self.program, layer.gates, layer.over, layer.x, layer.bias
         (R, n, D), B, d_inputs = layer.h.data.shape, over.B, gates
-        d_weight, is_sum = program.grad(layer.weight)
-        assert not is_sum  # the weight is this layer's alone
         if layer.rows is not None:
             d_inputs = program.take(R, x.data.shape[1], 4 * D)
             program.lay(d_inputs.zero_)
             self._lay_window(
                 *("embed_backward", R, n, 4 * D, 1, layer.rows, 1.0, gates, d_inputs, d_inputs.stride(0), None, 0)
             )
-        program.multiply(d_weight[:, :, :-D], d_inputs.transpose(1, 2), x.data)
-        behind, ahead = (slice(0, n - B), slice(B, n)) if over.is_backward else (slice(B, n), slice(0, n - B))
-        program.multiply(d_weight[:, :, -D:], gates[:, behind].transpose(1, 2), layer.h.data[:, ahead])
-        if layer.before is not None:
-            first = over.rows(over.order[0])
-            program.multiply(d_weight[:, :, -D:], gates[:, first].transpose(1, 2), layer.before[0].data, add=True)
+        if not layer.weight.is_constant:
+            d_weight, is_sum = program.grad(layer.weight)
+            assert not is_sum  # the weight is this layer's alone
+            program.multiply(d_weight[:, :, :-D], d_inputs.transpose(1, 2), x.data)
+            behind, ahead = (slice(0, n - B), slice(B, n)) if over.is_backward else (slice(B, n), slice(0, n - B))
+            program.multiply(d_weight[:, :, -D:], gates[:, behind].transpose(1, 2), layer.h.data[:, ahead])
+            if layer.before is not None:
+                first = over.rows(over.order[0])
+                program.multiply(d_weight[:, :, -D:], gates[:, first].transpose(1, 2), layer.before[0].data, add=True)
         if bias is not None:
             program.write_grad(bias, torch.sum, d_inputs, 1)
         program.multiply_grad(x, d_inputs, layer.of_input)
@@ -182,6 +189,7 @@ class RecurrentKernelOps(KernelOps):
         """See :class:`~shoal.fast.window_ops.WindowOps`."""
         program, (R, n, D) = self.program, x.data.shape
         y = program.value(R, n, D)
+        y.is_constant = x.is_constant
         program.lay(y.data.view(R, n // S, S, D).copy_, x.data.view(R, S, n // S, D).transpose(1, 2))
 
         def lay_backward() -> None:
@@ -196,6 +204,7 @@ class RecurrentKernelOps(KernelOps):
         """See :class:`~shoal.fast.window_ops.WindowOps`."""
         program, widths = self.program, [value.data.shape[2] for value in values]
         out = program.value(*values[0].data.shape[:2], sum(widths))
+        out.is_constant = all(value.is_constant for value in values)
         for value, part in zip(values, torch.split(out.data, widths, -1), strict=True):
             program.lay(part.copy_, value.data)
 

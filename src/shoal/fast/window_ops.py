@@ -10,7 +10,7 @@ on that member alone.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +37,21 @@ class Drop:
     def of_members(self, members: slice) -> "Drop":
         """View of the dropout of some members."""
         return Drop(self.p, self.key[members])
+
+
+@dataclass(frozen=True)
+class Adapter(Generic[Array]):
+    """Low-rank adapter of a linear layer from ``D`` to ``E`` numbers; see :class:`shoal.models.adapters.LoRALinear`.
+
+    Attributes:
+        A: ``(R, r, D)``.
+        B: ``(R, E, r)``.
+        scale: factor of each member, ``(R,)``.
+    """
+
+    A: Array
+    B: Array
+    scale: Tensor
 
 
 @dataclass(frozen=True)
@@ -114,6 +129,22 @@ class WindowOps(Ops[Array], Protocol[Array]):
         ``factor`` is that of the scores, above 0; ``1 / sqrt(D / H)`` when not given.
         """
 
+    def low_rank(self, y: Array, x: Array, adapter: Adapter[Array], place: int) -> Array:
+        """Outputs of linear layers with ``scale (x A^T) B^T`` added to those of one: ``(R, n, W) -> (R, n, W)``.
+
+        Args:
+            y: outputs of the layers side by side, ``E`` numbers each, which may be overwritten.
+            x: inputs of the adapter, ``(R, n, D)``.
+            adapter: the adapter.
+            place: number of its layer among those.
+        """
+
+    def merged(self, weight: Array, adapter: Adapter[Array] | None) -> Array:
+        """Weight ``W + scale B A`` of each member, ``(R, E, D)``, from one that does not train; ``W`` without adapter.
+
+        For layers that are computed from their weights, not called.
+        """
+
     def lstm(
         self,
         x: Array,
@@ -152,7 +183,9 @@ class WindowOps(Ops[Array], Protocol[Array]):
         """
 
     def activation(self, x: Array, kind: str) -> Array:
-        """``gelu``, ``relu``, ``tanh``, or ``swiglu``, ``silu(gate) up`` of both halves: ``(R, n, 2 E) -> (R, n, E)``.
+        """``gelu``, ``relu``, ``tanh``, ``gelu_new``, which is GELU approximated by tanh, or ``swiglu``.
+
+        ``swiglu`` is ``silu(gate) up`` of both halves: ``(R, n, 2 E) -> (R, n, E)``.
 
         ``x`` may be overwritten.
         """
@@ -213,6 +246,18 @@ class TorchWindowOps(TorchOps):
         weights = weights if drop is None else _dropped(weights, drop)
         return (weights @ values).transpose(2, 3).reshape(q.shape)
 
+    def low_rank(self, y: Tensor, x: Tensor, adapter: Adapter[Tensor], place: int) -> Tensor:
+        """See :class:`WindowOps`."""
+        E = adapter.B.shape[1]
+        added = self.linear(self.linear(x, adapter.A) * adapter.scale.view(-1, 1, 1), adapter.B)  # (R, n, E)
+        return y + F.pad(added, (place * E, y.shape[-1] - (place + 1) * E))
+
+    def merged(self, weight: Tensor, adapter: Adapter[Tensor] | None) -> Tensor:
+        """See :class:`WindowOps`."""
+        if adapter is None:
+            return weight
+        return weight + adapter.scale.view(-1, 1, 1) * (adapter.B @ adapter.A)
+
     def lstm(
         self,
         x: Tensor,
@@ -261,6 +306,8 @@ class TorchWindowOps(TorchOps):
             return F.silu(gate) * up
         if kind == "tanh":
             return x.tanh()
+        if kind == "gelu_new":
+            return F.gelu(x, approximate="tanh")
         return F.gelu(x) if kind == "gelu" else F.relu(x)
 
     def dropout(self, x: Tensor, drop: Drop, positions_first: int | None = None) -> Tensor:

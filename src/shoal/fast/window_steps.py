@@ -116,7 +116,7 @@ def lay_backward(layer: Layer, d_h: Tensor, d_c: Tensor) -> None:
     program, over, gates = layer.program, layer.over, layer.gates
     R, _, D = layer.h.data.shape
     d_first = None if layer.before is None else program.zeroed_grad(layer.before[0])
-    d_weight, is_sum = program.grad(layer.weight)
+    d_weight, is_sum = (None, False) if layer.weight.is_constant else program.grad(layer.weight)
     assert not is_sum  # the weight is this layer's alone
     sums, panels, of_state = _sums(layer), program.take(R, D, 4 * D), layer.of_state
     layer.lay("pack_columns", R, D, D, of_state, *strides(of_state), panels)
@@ -132,14 +132,15 @@ def lay_backward(layer: Layer, d_h: Tensor, d_c: Tensor) -> None:
             *(layer.c, *member_stride(layer.before_of(back[-1])[1]), d_h, *member_stride(d_last), d_c),
         )
         after = gates[:, over.rows(back[-1])]
-        _lay_state_gradient(layer, d_weight[:, :, -D:], chunk, add=number > 0)
+        if d_weight is not None:
+            _lay_state_gradient(layer, d_weight[:, :, -D:], chunk, add=number > 0)
         tokens = None if layer.rows is None else layer.rows[:, rows]
         if sums is not None:
             layer.lay(
                 *("add_rows", R, rows.stop - rows.start, 4 * D, gates[:, rows], gates.stride(0)),
                 *(*member_stride(tokens), *member_stride(sums)),
             )
-        if layer.rows is None:
+        if layer.rows is None and d_weight is not None:
             _lay_weight_gradient(layer, d_weight[:, :, :-D], gates[:, rows], layer.x.data[:, rows], add=number > 0)
         if d_x is not None:
             program.multiply(d_x[:, rows], gates[:, rows], layer.of_input, add=adds_x)
@@ -152,21 +153,22 @@ def lay_backward(layer: Layer, d_h: Tensor, d_c: Tensor) -> None:
 
 
 def _sums(layer: Layer) -> Tensor | None:
-    """Array to which the gates' gradients are added: those of the table's rows, or of the bias; None without both."""
+    """Array to which the gates' gradients are added: those of the table's rows, or of a bias that trains; or None."""
     program = layer.program
     if layer.rows is None:
-        return None if layer.bias is None else program.zeroed_grad(layer.bias)
+        return None if layer.bias is None or layer.bias.is_constant else program.zeroed_grad(layer.bias)
     sums = program.take(len(layer.gates), layer.x.data.shape[1], layer.gates.shape[2])
     program.lay(sums.zero_)
     return sums
 
 
-def _lay_table(layer: Layer, d_table: Tensor, d_weight: Tensor) -> None:
+def _lay_table(layer: Layer, d_table: Tensor, d_weight: Tensor | None) -> None:
     """Record the gradients of bias, weight and rows from that of the projected table, which is given back."""
     program, D = layer.program, layer.h.data.shape[2]
-    program.multiply(d_weight[:, :, :-D], d_table.transpose(1, 2), layer.x.data)
+    if d_weight is not None:
+        program.multiply(d_weight[:, :, :-D], d_table.transpose(1, 2), layer.x.data)
     program.multiply_grad(layer.x, d_table, layer.of_input)
-    if layer.bias is not None:
+    if layer.bias is not None and not layer.bias.is_constant:
         d_bias = program.zeroed_grad(layer.bias)
         layer.lay("add_rows", *d_table.shape, *member_stride(d_table), None, 0, *member_stride(d_bias))
     program.give_back(d_table)

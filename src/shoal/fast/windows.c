@@ -306,7 +306,10 @@ void turn_rows(idx R, idx n, idx E, idx S, idx size, idx width, const float *tur
 
 /* ---- activations */
 
-enum { GELU, RELU, SWIGLU, TANH };
+enum { GELU, RELU, SWIGLU, TANH, GELU_NEW };
+
+/* tanh(sqrt(2 / pi) (x + 0.044715 x^3)), of GELU as GPT-2 approximates it. */
+INLINE float tanh_of_cubic(float x) { return tanh_(0.79788456f * x * (1.0f + 0.044715f * x * x)); }
 
 /* y (n, E) of x, (n, E), or (n, 2 E) of SWIGLU: gates, then values. Slopes, if they are wanted, are of the layout of x and may
  * be x: what the gradient is to be multiplied by. */
@@ -354,6 +357,16 @@ void activate_forward(idx kind, idx R, idx n, idx E, const float *x, idx x_strid
                 yi[k] = value;
                 d[k] = 1.0f - value * value;
             }
+        else if (kind == GELU_NEW && slopes)
+#pragma omp simd
+            for (idx k = 0; k < numbers; k++) {
+                const float value = xi[k], t = tanh_of_cubic(value), half = 0.5f * (1.0f + t);
+                yi[k] = value * half;
+                d[k] = half + 0.5f * value * (1.0f - t * t) * 0.79788456f * (1.0f + 0.134145f * value * value);
+            }
+        else if (kind == GELU_NEW)
+#pragma omp simd
+            for (idx k = 0; k < numbers; k++) yi[k] = xi[k] * (0.5f * (1.0f + tanh_of_cubic(xi[k])));
         else if (kind == TANH)
 #pragma omp simd
             for (idx k = 0; k < numbers; k++) yi[k] = tanh_(xi[k]);

@@ -4,12 +4,14 @@
 """
 
 from collections.abc import Callable, Collection, Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
 from shoal.errors import UserError
+from shoal.fast.bases import Frozen, OfBase, module_of, short
 from shoal.fast.blocks import Stacked
 from shoal.fast.families import FAMILIES, Windows
 from shoal.fast.kernels import Library
@@ -25,6 +27,7 @@ from shoal.tasks.base import Batch, Task, TokenObjective, example_shares
 from shoal.tasks.sampling import Form
 
 MOST = 2048  # tokens to score at once without a gradient, where training has fewer in a step
+Named = TypeVar("Named")
 Key = tuple[int, int, int, bool, bool]  # B, S, T, true in training, true with a gradient
 
 
@@ -32,8 +35,8 @@ def check_windows(model: nn.Module, task: Task, frozen_tables: Collection[str] =
     """Raise :class:`UserError` for models and tasks that settings do not describe and windows would miscompute."""
     if not all(isinstance(one, TokenObjective) for one in (task.objective, task.training_objective or task.objective)):
         why = "the objectives of the task are not those of single tokens"
-    elif type(model) not in FAMILIES:
-        why = f"{type(model).__name__} has not been written for it"
+    elif type(module_of(model)) not in FAMILIES:
+        why = f"{type(module_of(model)).__name__} has not been written for it"
     elif not all(one.requires_grad or name in frozen_tables for name, one in model.named_parameters()):
         why = "some parameters do not train that are no tables of embeddings"
     else:
@@ -61,15 +64,18 @@ class WindowScorer:
         self.members, self.config, self.task, self.tensors = members, members.config, members.task, members.tensors
         self.theta, self.layout, self.library_for = members.theta, members.layout, library_for
         self.window_library = window_library()
-        self.family = FAMILIES[type(members.model)]
-        self.tables = dict(members.model.named_buffers())  # (X, D) each
+        self.family = FAMILIES[type(module_of(members.model))]
+        self.computing = self.config if module_of(members.model) is members.model else OfBase(self.config)
+        self.base = Frozen.of(members.model, members.per_member)
+        self.tables = dict(module_of(members.model).named_buffers())  # (X, D) each
         R = len(self.theta)
         self.drops = {  # whose keys change at every step
             name: Drop(module.p, torch.zeros(R, dtype=torch.int64))
             for name, module in members.model.named_modules()
             if isinstance(module, Dropout) and module.p > 0
         }
-        self.tied = tied_names(members.model)
+        tied = self._short(tied_names(members.model))
+        self.tied = {alias: short(members.model, name) for alias, name in tied.items()}
         self.is_shared = R == 1 or all(tensor.stride(0) == 0 for tensor in self.tensors.values())
         self.batch_size = min(members.config.train_batch_size, members.task.n_drawn)
         self.arena, self.gradient = Arena(), torch.zeros_like(self.theta, requires_grad=False)  # (R, P)
@@ -144,7 +150,11 @@ class WindowScorer:
         if self.library_for is None:
             windows = _windows(batch, self.family.by_position)
             parameters = {**unflattened(self.theta, self.layout), **self.members.frozen}
-            scores = self._scores(parameters, windows, objective, self.drops if training else {}, TorchWindowOps())
+            of_base, drops = self.base.arrays(len(self.theta)), self.drops if training else {}
+            every = slice(0, len(self.theta))
+            scores = self._scores(
+                {**of_base, **self._short(parameters)}, windows, objective, drops, TorchWindowOps(), every
+            )
         else:
             passes = self._passes(batch, objective, training, torch.is_grad_enabled())
             scores = Replay.apply(self.theta, passes)  # type: ignore[no-untyped-call]
@@ -177,13 +187,19 @@ class WindowScorer:
                 ops = WindowKernelOps(self.library_for(program), self.window_library, program)
                 parameters = parameter_values(self.theta.detach(), self.gradient, self.layout, members)
                 parameters |= constants(self.members.frozen, members)
+                parameters = {**self.base.values(members.stop - members.start), **self._short(parameters)}
                 drops = {name: drop.of_members(members) for name, drop in self.drops.items()} if training else {}
-                self._scores(parameters, held.of_members(members), objective, drops, ops)
+                self._scores(parameters, held.of_members(members), objective, drops, ops, members)
 
-            how = (self.products, self.config.precision)
+            in_groups = not self.base.coded  # or each group would dequantise every weight
+            how = (self.products, self.config.precision, in_groups)
             passes = Passes(lay, self.gradient, self.arena, is_differentiable, *how)
             self.passes[key] = passes, held
         return passes
+
+    def _short(self, named: Mapping[str, Named]) -> dict[str, Named]:
+        """Parameters or modules by the names that the family gives them."""
+        return {short(self.members.model, name): value for name, value in named.items()}
 
     def _scores(
         self,
@@ -192,10 +208,12 @@ class WindowScorer:
         objective: TokenObjective,
         drops: Mapping[str, Drop],
         ops: WindowOps[Array],
+        members: slice,
     ) -> tuple[Tensor, Tensor]:
-        """Losses and right answers of a batch, ``(R, n)`` each."""
+        """Losses and right answers of a batch of some members, ``(R, n)`` each."""
         every = {**parameters, **{alias: parameters[name] for alias, name in self.tied.items()}}
-        model = Stacked(every, self.tables, drops, self.config, ops)
+        every, adapters = self.base.adapted(every, members, ops)
+        model = Stacked(every, self.tables, self._short(drops), self.computing, ops, adapters)
         logits = model.linear(self.family.outputs(model, windows), "classifier")  # (R, n, V)
         return ops.token_scores(logits, windows.targets, objective.label_smoothing, objective.convention)
 

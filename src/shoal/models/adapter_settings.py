@@ -29,6 +29,7 @@ class FineTunedSettings(ModelSettings):
     name: ClassVar[str] = "finetuned"
     label: ClassVar[str] = "fine-tuned"
     reads_files: ClassVar[bool] = True
+    reads_windows: ClassVar[bool] = True
 
     base_model: str = setting(
         "",
@@ -190,6 +191,10 @@ class FineTunedSettings(ModelSettings):
 
         return part_of(str(self.base_settings))
 
+    def computing(self) -> ModelSettings:
+        """See :class:`ModelSettings`: those of the base."""
+        return self._base()[0]
+
     @property
     def reads(self) -> str:  # type: ignore[override]
         """See :class:`ModelSettings`: those of the base."""
@@ -224,6 +229,12 @@ class FineTunedSettings(ModelSettings):
         if self.adapter == "full":
             return part.count_tables(base_sizes)
         return ((self.lora_width or RANK) - (self.lora_rank or RANK)) * self._sides()
+
+    def count_base(self) -> int:
+        """See :class:`ModelSettings`."""
+        from shoal.models.finetuned import size_of
+
+        return size_of(str(self.base_settings))["all"]
 
     def _sides(self) -> int:
         from shoal.models.finetuned import adapted_shapes

@@ -51,6 +51,10 @@ class FrozenLinear(nn.Module):
         values = self._buffers.get("values")
         return values if values is not None else self._stored().dequantise()
 
+    def write_weight(self, out: Tensor) -> None:
+        """Dequantise the weight of a layer in codes to an array ``(out, in)``."""
+        self._stored().dequantise(out)
+
     def _stored(self) -> Codes:
         """Codes made of the layer's buffers, which may have moved to another device since."""
         assert self.quantised is not None

@@ -56,6 +56,10 @@ class ModelSettings(Part):
         """Module with initial values from torch's global generator."""
         raise NotImplementedError
 
+    def computing(self) -> "ModelSettings":
+        """Settings of the family that computes: these, or those of a base."""
+        return self
+
     def count(self, sizes: "Sizes") -> int:
         """Number of learnable parameters P without embeddings; by default counted on a model without values."""
         import torch
@@ -69,6 +73,10 @@ class ModelSettings(Part):
     def count_tables(self, sizes: "Sizes") -> int:
         """Approximate number of learnable parameters of embeddings."""
         return table_numbers(sizes.vocabulary_size, int(getattr(self, "embedding_size", 0)), sizes.table_width)
+
+    def count_base(self) -> int:
+        """Number of parameters of the base, which all members share; 0 where there is none."""
+        return 0
 
     def tables(self) -> Mapping[str, str]:
         """Names of the parameters that are tables of tokens: of the ``source``, which is the one sequence of a model

@@ -46,9 +46,9 @@ class AbsmaxCodes:
         """Integers ``W̃``, of the matrix's shape, int16."""
         return unpack(self.codes, self.bits, self.shape.numel()).reshape(self.shape).to(torch.int16) - _half(self.bits)
 
-    def dequantise(self) -> Tensor:
-        """Matrix ``Δ W̃``, float32."""
-        return self.integers().to(torch.float32) * self.delta
+    def dequantise(self, out: Tensor | None = None) -> Tensor:
+        """Matrix ``Δ W̃``, float32; written to ``out`` where it is given."""
+        return torch.mul(self.integers().to(torch.float32), self.delta, out=out)
 
 
 def quantise_absmax(weight: Tensor, bits: int = 4, rounding: str = "nearest") -> AbsmaxCodes:

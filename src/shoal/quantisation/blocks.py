@@ -6,6 +6,7 @@ scales have the bits of bitsandbytes on a CPU.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from shoal.errors import UserError, nearest
 from shoal.quantisation.absmax import check_finite
 from shoal.quantisation.dynamic import DynamicCodes, quantise_dynamic
-from shoal.quantisation.packing import pack, unpack
+from shoal.quantisation.packing import pack
 
 BLOCK = 64
 SMALLEST = 1e-38  # of an absmax by which a block is divided
@@ -72,12 +73,24 @@ class BlockCodes:
         assert self.offset is not None
         return self.absmax.dequantise() + self.offset
 
-    def dequantise(self) -> Tensor:
-        """Matrix of each code's level times its block's absmax, float32."""
-        n, device = self.shape.numel(), self.codes.device
-        levels = LEVELS[self.kind].to(device)[unpack(self.codes, 4, n).to(torch.int32)]  # (n,)
-        padded = F.pad(levels, (0, -n % BLOCK)).reshape(-1, BLOCK) * self.scales().unsqueeze(1)
-        return padded.reshape(-1)[:n].reshape(self.shape)
+    def dequantise(self, out: Tensor | None = None) -> Tensor:
+        """Matrix of each code's level times its block's absmax, float32; written to ``out`` where it is given."""
+        n, pairs = self.shape.numel(), _pairs(self.kind).to(self.codes.device)
+        if n % BLOCK == 0 and out is not None and out.is_contiguous():
+            torch.index_select(pairs, 0, self.codes.to(torch.int32), out=out.view(-1).view(torch.int64))
+            out.view(-1, BLOCK).mul_(self.scales().unsqueeze(1))
+            return out
+        levels = pairs.index_select(0, self.codes.to(torch.int32)).view(torch.float32)  # n, and 1 more where n is odd
+        padded = F.pad(levels, (0, -len(levels) % BLOCK)).reshape(-1, BLOCK) * self.scales().unsqueeze(1)
+        matrix = padded.reshape(-1)[:n].reshape(self.shape)
+        return matrix if out is None else out.copy_(matrix)
+
+
+@cache
+def _pairs(kind: str) -> Tensor:
+    """Levels of the two codes of each byte, two float32 as one int64: ``(256,)``."""
+    byte = torch.arange(256)
+    return torch.stack([LEVELS[kind][byte >> 4], LEVELS[kind][byte & 15]], 1).view(torch.int64).squeeze(1)
 
 
 def quantise_blocks(weight: Tensor, kind: str = "nf4", double: bool = False) -> BlockCodes:

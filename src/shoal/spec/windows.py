@@ -10,8 +10,12 @@ def windows_refusal(config: Any) -> str | None:
     """Reason why the objective of a run with these settings is not computed over windows; None where it is."""
     if not makes_windows(config.task_part):
         return f"the batches of task {config.task!r} are not said to be windows of tokens"
-    if not _says(config.model_part, "reads_windows"):
-        return f"engine windows does not serve model {config.model!r}"
+    part = config.model_part.computing()
+    of_base = "" if part is config.model_part else f" on a base of {type(part).__name__}"
+    if not (_says(config.model_part, "reads_windows") and _says(part, "reads_windows")):
+        return f"engine windows does not serve model {config.model!r}{of_base}"
+    if of_base and config.precision != "float32":
+        return f"engine windows serves model {config.model!r} in float32"
     return None
 
 

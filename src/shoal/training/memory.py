@@ -26,6 +26,7 @@ _SIGNS = re.compile("DefaultCPUAllocator|out of memory|ALLOC_FAILED|bad_alloc|co
 MOST = 65_535  # members of a stack: kernels for a GPU have no larger grids
 ORDER = 12  # 8-byte numbers for each example that a pass shuffles: its order, and hashes while it is shuffled
 TABLES = 3  # copies of a frozen table: of the model that is made, of the stack, and of a model that is kept
+BASES = 3  # copies of a base: as it is read, of the model that is made of it, and its codes or joined weights
 SHARE = 0.5  # of the free memory, that all cohorts training at once may take together
 
 
@@ -46,7 +47,7 @@ def places(
         UserError: not even one fits.
     """
     free, on_gpu = free_bytes(device), device.type == "cuda"
-    of_member = (*_bytes_of(spec, engine, on_gpu, one_table), engine in COMPILED and not on_gpu)
+    of_member = (*_bytes_of(spec, engine, on_gpu, one_table), _in_groups(spec, engine, on_gpu))
     _check_fits(spec, _stack_bytes(*of_member, 1), free)
     beyond = bisect_right(range(1, min(members, MOST) + 1), share * free, key=partial(_stack_bytes, *of_member))
     return max(1, beyond)
@@ -73,9 +74,14 @@ def stack_bytes(spec: RunSpec, members: int, engine: str, on_gpu: bool = False, 
     It counts parameters with their gradient, optimizer state and copies; data, and the order of a pass over them; and
     the numbers that the forward pass keeps for the backward pass at every position of a batch, or those of an
     evaluation pass: on a GPU both, as recorded steps keep their memory. Programs keep those of one group of members.
-    Frozen tables count once where there is ``one_table`` for all members.
+    Frozen tables count once where there is ``one_table`` for all members, and the base of fine-tuned ones always does.
     """
-    return _stack_bytes(*_bytes_of(spec, engine, on_gpu, one_table), engine in COMPILED and not on_gpu, members)
+    return _stack_bytes(*_bytes_of(spec, engine, on_gpu, one_table), _in_groups(spec, engine, on_gpu), members)
+
+
+def _in_groups(spec: RunSpec, engine: str, on_gpu: bool) -> bool:
+    """Return True if members pass in groups, which those on a base in codes do not: it is dequantised once for all."""
+    return engine in COMPILED and not on_gpu and spec.get("quantization") is None
 
 
 def _stack_bytes(shared: int, held: int, passing: int, in_groups: bool, members: int) -> int:
@@ -103,6 +109,7 @@ def _bytes_of(spec: RunSpec, engine: str, on_gpu: bool, one_table: bool) -> tupl
     values = trained + evaluated if on_gpu else max(trained, evaluated)
     table = TABLES * 4 * count_frozen(spec)
     shared, of_member = (table, 0) if one_table else (0, table)
+    shared += BASES * 4 * spec.model_part.count_base()
     return shared, parameter_bytes(spec) + of_member + data, int(4 * values)
 
 

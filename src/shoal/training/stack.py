@@ -101,7 +101,7 @@ class Stack:
         self._place_keys()
         frozen = {name: tensor.expand(len(cohort), *tensor.shape) for name, tensor in self.frozen.items()}
         parts = (cohort.shared, self.model, self.task, self.tensors, self.theta, self.layout.shapes)
-        members = Members(*parts, {**frozen, **self.frozen_each})
+        members = Members(*parts, {**frozen, **self.frozen_each}, self.per_member)
         self.scorer = choose_scorer(engine, members, products)
         self.launches = Launches(device)
         # True where one member's training pass is computed without lifting it, by form and number of examples
