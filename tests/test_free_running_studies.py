@@ -273,7 +273,7 @@ def test_pig_latin_runs_from_the_command_line(tmp_path, capsys):
     assert set(tables_of(page)["by-rule"].data["group"]) == {"vowel", "consonant", "cluster"}
     assert main(["study", "run", "pig-latin", "--quick", "--lab", str(tmp_path / "none")]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "--text FILE" in line
+    assert "study pig-latin needs --text" in line
     assert not Lab(tmp_path / "none").path.exists()
 
 

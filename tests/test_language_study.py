@@ -89,7 +89,7 @@ def test_steps_that_are_given_stay(text):
 def test_without_a_text_there_is_one_line(tmp_path, capsys):
     assert main(["study", "run", "language", "--quick", "--lab", str(tmp_path / "lab")]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "--text FILE" in line
+    assert "study language needs --text" in line
     assert "language" in line
     assert not (tmp_path / "lab").exists()
 
