@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from shoal.lab import Lab
 from shoal.spec import RunSpec
 from shoal.tuning import tune
 from shoal.tuning.edges import edge_text, edges_of
-from shoal.tuning.report import report_tuning
+from shoal.tuning.report import report_tuning, verdict_sentence
 from shoal.tuning.space import read_space
 
 BASE = RunSpec(model="gpt")
@@ -75,6 +76,10 @@ def test_the_page_names_cohorts_and_certificates_of_the_fresh_seeds(tmp_path, ca
     trials = Lab(tmp_path).records([run for trial in tuning.trials for run in trial.runs])
     fresh = Lab(tmp_path).records(runs)
     section = report_tuning(tuning, trials, fresh, str(tmp_path)).sections[0]
+    smallest = replace(tuning.verdict, p=tuning.verdict.smallest_p)
+    told = verdict_sentence(tuning, tuning.final, smallest)
+    assert "fresh seeds, beyond the budget," in told and "(p = 0.5, the smallest that 2 pairs can have)" in told
+    assert "smallest" not in verdict_sentence(tuning, tuning.final, replace(smallest, p=0.75))
     text = "\n".join(section.paragraphs)
     assert all(folder.id in text for folder in fresh.cohorts()) and len(section.tables) == 1
     command = re.search(r"shoal (certify .*)", text)[1]

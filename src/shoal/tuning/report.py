@@ -90,7 +90,8 @@ def verdict_sentence(tuning: "Tuning", final: Final, verdict: Verdict) -> str:
     """Comparison of winner and default in a sentence, which claims a winner only where the interval is clear of 0."""
     measure = _measure(tuning)
     split = _SPLITS[final.column.partition("_")[0]]
-    where = f"On {len(final.seeds)} fresh seeds, {split} split, {tuning.request.base.n_steps:,} steps each"
+    steps = f"{tuning.request.base.n_steps:,} steps each"
+    where = f"On {len(final.seeds)} fresh seeds, beyond the budget, {split} split, {steps}"
     lost = ""
     if any(verdict.diverged):
         lost = f" Diverged: {verdict.diverged[0]} of the winner's runs, {verdict.diverged[1]} of the default's."
@@ -102,10 +103,13 @@ def verdict_sentence(tuning: "Tuning", final: Final, verdict: Verdict) -> str:
         result = "the winner is better"
     elif verdict.is_worse:
         result = "the winner is worse"
+    pairs, p = counted(verdict.pairs, "pair"), p_value(verdict.p)
+    if verdict.p is not None and verdict.p == verdict.smallest_p:
+        p += f", the smallest that {pairs} can have"
     return (
         f"{where}: {measure.words} {number(verdict.default, _DIGITS)} of the default, "
         f"{number(verdict.winner, _DIGITS)} of the winner, difference {difference} over "
-        f"{counted(verdict.pairs, 'pair')} ({p_value(verdict.p)}): {result}.{lost}"
+        f"{pairs} ({p}): {result}.{lost}"
     )
 
 
