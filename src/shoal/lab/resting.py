@@ -81,7 +81,8 @@ def resting(lab: Path, folders: Iterable[CohortFolder]) -> Resting:
             if run not in members or is_over(members[run]):
                 continue
             if rung is None:
-                undecided[run] = name
+                if not note.done:  # of a tuning at its end such a run was begun again since
+                    undecided[run] = name
             elif members[run]["step"] == rung:
                 left[run] = name
     undecided = {run: name for run, name in undecided.items() if run not in left}
