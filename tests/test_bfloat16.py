@@ -286,7 +286,7 @@ def test_a_small_run_learns_as_with_pytorchs_operations(model):
 def test_pytorchs_product_of_a_member_does_not_depend_on_its_neighbours():
     """PyTorch adds up the products of several members in another order, which one of some 70,000 sums shows."""
     a, b = (torch.randn(900, *shape, generator=torch.Generator().manual_seed(0)) for shape in ((30, 16), (16, 8)))
-    together, (x, y, alone) = torch.empty(900, 30, 8), (torch.empty(1, *shape) for shape in ((30, 16), (16, 8), (30, 8)))
+    together, x, y, alone = (torch.empty(*s) for s in ((900, 30, 8), (1, 30, 16), (1, 16, 8), (1, 30, 8)))
     for out, left, right in ((together, a, b), (alone, x, y)):
         program = Program(Arena(), torch.zeros(len(out), 1), False, "torch", "bfloat16")
         program.multiply(out, left, right)

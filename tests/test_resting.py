@@ -147,6 +147,9 @@ def test_a_damaged_note_of_a_tuning_trains_nobody(tuned):
     with pytest.raises(UserError, match=r"tuning\.json"):
         shoal.resume(lab, **TRAINING)
     assert states(lab) == before
+    other = SMALL.replace(p=7)  # of no cohort that it could say something about
+    shoal.train(other, lab, **TRAINING)
+    assert states(lab) == {**before, other.id: ("done", SMALL.n_steps)}
 
 
 def test_commands(tuned, capsys):
