@@ -1,5 +1,6 @@
 """Bases of adapters in a lab: they are not deleted under their adapters, and are read wherever their cohort is."""
 
+import shlex
 from pathlib import Path
 
 import adapted
@@ -11,6 +12,8 @@ from shoal.cli import main
 from shoal.commands.finetune import base_of, fine_tuned
 from shoal.errors import UserError
 from shoal.lab import Lab
+from shoal.lab.resting import resting
+from shoal.lab.tunings import TuningNote, write_tuning
 
 SHAPE = {"task": "text", "num_layers": 1, "embedding_size": 8, "num_heads": 2, "context_length": 8, "model": "gpt"}
 HOW = {"train_batch_size": 4, "eval_period": 10, "eval_batch_size": 256, "n_steps": 3, "tokenizer": "chars"}
@@ -82,3 +85,16 @@ def test_an_adapter_of_another_lab_is_read_likewise(lab, tmp_path):
     before = logits(Lab(tmp_path / "second"), adapter)
     lab.delete([other])
     assert torch.equal(logits(Lab(tmp_path / "second"), adapter), before)
+
+
+def test_the_command_of_a_tuning_names_a_base_where_it_is_now(lab, tmp_path):
+    lab, _, other, adapter = lab
+    path = lab.records([adapter]).specs[adapter].base_model
+    note = TuningNote(asked={"command": f"shoal tune --model finetuned --base-model {path} --name mine"}, done=False)
+    write_tuning(lab.path, "mine", note)
+    lab.delete([other])
+    moved = lab.path.rename(tmp_path / "my lab")
+    (line,) = resting(moved, Lab(moved).unfinished()).lines(moved)
+    words = shlex.split(line.partition("shoal tune ")[2])
+    assert Path(words[words.index("--base-model") + 1]).is_file() and words[-2:] == ["--lab", str(moved)]
+    assert words[:2] == ["--model", "finetuned"] and words[-4:-2] == ["--name", "mine"]

@@ -14,6 +14,7 @@ from shoal.fast import matmul, multiplication
 from shoal.fast.build import Kernels
 from shoal.fast.engine import choose_engine, engine_kernels
 from shoal.fast.ops import TorchOps
+from shoal.fast.program import Arena, Program
 from shoal.fast.scorer import PrefixScorer
 from shoal.fast.window_ops import TorchWindowOps
 from shoal.fast.windows import WindowScorer
@@ -280,3 +281,18 @@ def test_a_small_run_learns_as_with_pytorchs_operations(model):
             accuracies.append(stack.score(stack.scored["train"])["accuracy"].mean(1))
     one, other = accuracies
     assert one.mean() > 0.97 and (one.mean() - other.mean()).abs() < 0.02
+
+
+def test_pytorchs_product_of_a_member_does_not_depend_on_its_neighbours():
+    """PyTorch adds up the products of several members in another order, which one of some 70,000 sums shows."""
+    a, b = (torch.randn(900, *shape, generator=torch.Generator().manual_seed(0)) for shape in ((30, 16), (16, 8)))
+    together, x, y, alone = (torch.empty(*s) for s in ((900, 30, 8), (1, 30, 16), (1, 16, 8), (1, 30, 8)))
+    for out, left, right in ((together, a, b), (alone, x, y)):
+        program = Program(Arena(), torch.zeros(len(out), 1), False, "torch", "bfloat16")
+        program.multiply(out, left, right)
+        if out is together:
+            program.forward()
+    for member in range(len(a)):
+        x.copy_(a[member]), y.copy_(b[member])
+        program.forward()
+        assert torch.equal(alone[0], together[member]), member

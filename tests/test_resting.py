@@ -14,6 +14,8 @@ from shoal.lab.tunings import note_path, read_tuning, write_tuning
 from shoal.lab.watching import Watcher
 from shoal.spec import RunSpec
 from shoal.tuning import tune
+from shoal.tuning.budget import read_budget
+from shoal.tuning.request import command_of, read_request
 
 SMALL = RunSpec(
     model="gpt", p=5, embedding_size=8, num_layers=1, num_heads=2, n_steps=12, eval_first=4, eval_period=4,
@@ -145,6 +147,9 @@ def test_a_damaged_note_of_a_tuning_trains_nobody(tuned):
     with pytest.raises(UserError, match=r"tuning\.json"):
         shoal.resume(lab, **TRAINING)
     assert states(lab) == before
+    other = SMALL.replace(p=7)  # of no cohort that it could say something about
+    shoal.train(other, lab, **TRAINING)
+    assert states(lab) == {**before, other.id: ("done", SMALL.n_steps)}
 
 
 def test_commands(tuned, capsys):
@@ -156,3 +161,34 @@ def test_commands(tuned, capsys):
     assert "left at the rung" in capsys.readouterr().out
     assert main(["resume", run[:8], "--lab", str(lab)]) == 0
     assert main(["resume", "nobody", "--lab", str(lab)]) == 2
+
+
+def test_runs_beside_a_diverged_seed_have_left(tmp_path):
+    """Of one trial: its other seeds wait for nothing, since the trial has ended."""
+    how = {"optimizer": "sgd", "clip": float("inf"), "train_batch_size": 512, "eval_period": 12, "eval_first": 12}
+    base = SMALL.replace(**how, n_steps=48)
+    specs = [base.replace(seed=seed) for seed in (0, 3)]  # with lr=15 they diverge at steps 8 and 16
+    tuning = tune(specs, ["lr=0.01,0.02,0.03,15"], "4settings", tmp_path, **{**HOW, "sampler": "random"})
+    (diverged,) = [trial for trial in tuning.trials if trial.state == "diverged"]
+    before = states(tmp_path)
+    assert {before[run][0] for run in diverged.runs} == {"diverged", "left"}
+    assert not [state for state, _ in before.values() if state in ("waiting", "interrupted")]
+    said = []
+    assert shoal.resume(tmp_path, say=said.append, **TRAINING).ids == [] and states(tmp_path) == before
+    assert f"{sum(state == 'left' for state, _ in before.values())} runs" in said[0]
+
+
+def test_a_run_of_an_ended_tuning_that_was_begun_again_is_unfinished_work(tuned):
+    lab, trials = tuned
+    run = next(run for run, trial in trials.items() if trial.state == "finished")
+    spec = Lab(lab).records().specs[run]
+    Lab(lab).delete([run])
+    shoal.train(spec, lab, until=2, **TRAINING)
+    assert shoal.resume(lab, **TRAINING).ids == [run] and states(lab)[run] == ("done", SMALL.n_steps)
+
+
+@pytest.mark.parametrize("budget", ["1234567steps", "1.23456789012PFLOP", "0.1234567s", "20settings"])
+def test_the_command_asks_for_the_same_budget(budget):
+    request = read_request(SMALL, SEARCH, budget, "random", 2, 4, 0, 0, None)
+    words = shlex.split(command_of("mine", request))
+    assert read_budget(words[words.index("--budget") + 1]) == request.budget

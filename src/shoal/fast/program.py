@@ -251,7 +251,8 @@ class Program:
             copy = self._take_bfloat16(x.mT.shape if is_turned else x.shape)
             operands.append(copy.mT if is_turned else copy)
             self.lay(operands[-1].copy_, x)
-        self.lay(torch.bmm, *operands, out=product)
+        for r in range(len(product)):  # one by one: PyTorch rounds that of a member beside others otherwise than alone
+            self.lay(torch.bmm, *(operand[r : r + 1] for operand in operands), out=product[r : r + 1])
         if bias is not None:
             self.lay(torch.add, product, bias.unsqueeze(1), out=out)
         else:

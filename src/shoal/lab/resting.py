@@ -4,6 +4,8 @@ A run that left a tuning at a rung is paused there and no unfinished work. It is
 one that was trained further by its id is a run like any other.
 """
 
+import itertools
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 from shoal.errors import LabError, UserError
 from shoal.lab.cohort import CohortFolder, is_over
 from shoal.lab.files import check_own, names_in
+from shoal.lab.homes import BASE, TOKENIZER, at_home
 from shoal.lab.tunings import FOLDER, TuningNote, read_tuning
 
 LEFT = "left"  # state of a run that left at a rung
@@ -38,7 +41,7 @@ class Resting:
 
     def lines(self, lab: Path | str) -> list[str]:
         """Lines for a user: how many were left alone, and the commands that train them after all."""
-        lines = []
+        lines, lab = [], shlex.quote(str(lab))
         if self.left:
             names = " ".join(dict.fromkeys(self.left.values()))
             first = next(iter(self.left))
@@ -81,17 +84,28 @@ def resting(lab: Path, folders: Iterable[CohortFolder]) -> Resting:
             if run not in members or is_over(members[run]):
                 continue
             if rung is None:
-                undecided[run] = name
+                if not note.done:  # of a tuning at its end such a run was begun again since
+                    undecided[run] = name
             elif members[run]["step"] == rung:
                 left[run] = name
     undecided = {run: name for run, name in undecided.items() if run not in left}
     waited = {*undecided.values()}
     begun = {
-        name: str(note.asked.get("command", ""))
+        name: _at_home(str(note.asked.get("command", "")), lab)
         for name, note in notes.items()
         if note.done is False or (note.done is None and name in waited)
     }
     return Resting(left, undecided, begun)
+
+
+def _at_home(command: str, lab: Path) -> str:
+    """Command with the current paths of files of a lab that was moved, or of cohorts that have another folder now."""
+    words = shlex.split(command)
+    for flag, value in itertools.pairwise(tuple(words)):
+        name = flag.removeprefix("--").replace("-", "_")
+        if name in (BASE, TOKENIZER) and (now := at_home({name: value}, lab)[name]) != value:
+            command = command.replace(f"{flag} {shlex.quote(value)}", f"{flag} {shlex.quote(str(now))}")
+    return command
 
 
 def left_runs(lab: Path) -> dict[str, set[int]]:

@@ -60,7 +60,7 @@ def arrange(
     held = _held(lab, wanted, say)
     _check_held(held, metrics)
     folders, damaged = unfinished(held.values())
-    rests = resting(lab.path, folders).runs - {spec.id for spec in wanted}
+    rests = resting(lab.path, folders).runs - {spec.id for spec in wanted} if folders else set[str]()
     folders = [folder for folder in folders if _has_steps(folder, rests)]
     cohorts = _new(wanted, held, device, engine)
     workers = workers or choose_workers(folders, cohorts, device, metrics)

@@ -183,7 +183,7 @@ def command_of(name: str, request: Request) -> str:
     ]
     seeds = " ".join(str(spec.seed) for spec in request.specs)
     search = " ".join(map(shlex.quote, request.space.texts))
-    amount = f"{request.budget.amount:g}{request.budget.unit}"
+    amount = f"{request.budget.amount!r}".removesuffix(".0") + request.budget.unit  # with all of its digits
     options = f"--sampler {request.sampler} --halving {request.halving} --generation {request.generation}"
     return " ".join(
         [

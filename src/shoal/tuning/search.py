@@ -147,8 +147,9 @@ class Search:
         self.trials += trials
 
     def _note_left(self, stand: Stand, generation: Generation, trials: Sequence[Trial]) -> None:
-        """Write down the runs that have left at a rung, before the others train on."""
-        left = {run: stand.steps(run, t.rung) for t in trials if t.state == "left" for run in t.runs}
+        """Write down the runs that go on no more, those of a trial that diverged too, before the others train on."""
+        ended = [trial for trial in trials if trial.state in ("left", "diverged")]
+        left = {run: stand.steps(run, trial.rung) for trial in ended for run in trial.runs}
         if left != generation.left:
             generation.left = left
             write_tuning(self.lab.path, self.name, self.note)
