@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from textwrap import wrap
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -57,7 +58,8 @@ def print_table(table: Table) -> None:
     if len(table.rows) > most:
         say(f"… and {len(table.rows) - most} more rows, which a file or a pipe has too")
     if left_out:
-        say(f"columns with {NOTHING} in each of these rows are left out: {', '.join(left_out)}")
+        for line in wrap(f"columns with {NOTHING} in each of these rows are left out: {', '.join(left_out)}", width):
+            say(line)
 
 
 def print_keys(*tables: Table) -> None:

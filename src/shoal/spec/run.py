@@ -320,7 +320,7 @@ def _made(kind: type[Part], asked: Mapping[str, Any]) -> Part:
         if key:
             _MADE[key] = known
             if len(_MADE) > _MOST_MADE:
-                del _MADE[next(iter(_MADE))]
+                _MADE.pop(next(iter(_MADE)), None)  # another thread may just have removed it
     return known
 
 
