@@ -73,6 +73,12 @@ def flags() -> list[str]:
     ]
 
 
+def has_flushed(folder: Path) -> bool:
+    """Whether the record of a cohort says that it trains: it is written after the checkpoint, at the end of a flush."""
+    status = folder / "status.json"
+    return (folder / "checkpoint.safetensors").exists() and '"state": "running"' in status.read_text()
+
+
 def started(lab: Path, workers: int = 2) -> subprocess.Popen[str]:
     """A process that has flushed the cohorts of its workers at least once; two are what it has where it is not told."""
     more = [] if workers == 2 else ["--workers", str(workers)]
@@ -85,7 +91,7 @@ def started(lab: Path, workers: int = 2) -> subprocess.Popen[str]:
         start_new_session=True,
     )
     deadline = time.monotonic() + 90
-    while len(list(lab.glob("cohorts/*/checkpoint.safetensors"))) < workers:
+    while sum(has_flushed(folder) for folder in lab.glob("cohorts/*")) < workers:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
