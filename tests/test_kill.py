@@ -113,6 +113,7 @@ def test_a_signal_finishes_the_step_flushes_and_says_how_to_go_on(tmp_path, numb
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130, (out, error)
     assert "shoal resume --lab" in error
+    assert 0 < out.index("· stopping") < out.index("· interrupted")
     lab = Lab(tmp_path / "lab")
     begun = [folder for folder in lab.cohorts() if folder.checkpoint_path.exists()]
     assert len(begun) == workers

@@ -247,6 +247,23 @@ def test_commands_take_names(lab, capsys):
     assert lab.runs() == [B, C]
 
 
+def test_flags_of_settings_choose_what_is_labelled(lab, capsys):
+    flag = ["--lab", lab.path]
+    assert shoal_says(capsys, "label", "--seed", "1", "2", "--tag", "late", "--group", "pair", *flag)[0] == 0
+    assert {run: label.tags for run, label in lab.labels().runs.items() if label.tags} == {B: ("late",), C: ("late",)}
+    # a group's name stands for its runs, where flags choose from them
+    assert shoal_says(capsys, "label", "pair", "--seed", "1", "--state", "done", "--note", "here", *flag)[0] == 0
+    assert [run for run in (A, B, C) if lab.labels().of(run).note] == [B]
+    assert not lab.labels().groups["pair"].label.note
+    before = contents(lab.path)
+    for words in (["--seed", "7"], ["--state", "diverged"], ["pair", "--seed", "0"]):
+        code, _, error = shoal_says(capsys, "label", *words, "--tag", "x", *flag)
+        assert (code, " none matches " in error) == (2, True)
+    code, _, error = shoal_says(capsys, "label", "--tag", "x", *flag)
+    assert (code, "takes no flag but --lab, got --tag" in error) == (2, True)
+    assert contents(lab.path) == before
+
+
 def test_a_table_has_what_runs_are_called_only_where_some_are(lab):
     columns = {"name", "group", "tags", "note"}
     assert not columns & {*lab.records().runs().columns}

@@ -13,21 +13,27 @@ if TYPE_CHECKING:
 
 # those of shoal.lab.records, which would take seconds to import for --help
 STATES = "waiting running interrupted left done diverged damaged"
+_NAMES = ("state", "tag", "group")
 
 
 def add_choice(parser: Parser) -> None:
     """``--state``, ``--tag``, ``--group`` and a flag per setting."""
-    parser.flag("state", nargs="+", metavar="X", help=f"only runs in these states ({STATES})")
+    add_choice_without_labels(parser)
     parser.flag("tag", nargs="+", metavar="X", help="only runs that have one of these tags, or whose group has")
     parser.flag("group", nargs="+", metavar="X", help="only runs of these groups")
+
+
+def add_choice_without_labels(parser: Parser) -> None:
+    """``--state`` and a flag per setting, for a command that has another use for ``--tag`` and ``--group``."""
+    parser.flag("state", nargs="+", metavar="X", help=f"only runs in these states ({STATES})")
     add_settings(parser, CHOICE)
 
 
-def flags_of_choice(options: argparse.Namespace) -> str:
-    """The flags of :func:`add_choice` that were given, as they can be typed again."""
+def flags_of_choice(options: argparse.Namespace, names: Sequence[str] = _NAMES) -> str:
+    """The flags of :func:`add_choice` that were given, of those without a setting ``names``, to be typed again."""
     from shoal.spec.choice import as_short_flags
 
-    given = [[f"--{name}", *values] for name in ("state", "tag", "group") if (values := getattr(options, name))]
+    given = [[f"--{name}", *values] for name in names if (values := getattr(options, name))]
     return shlex.join([*(word for flag in given for word in flag), *as_short_flags(read_values(options))])
 
 
@@ -46,21 +52,25 @@ def unmatched(records: "Records", options: argparse.Namespace) -> list[str]:
     return lines
 
 
-def choose(records: "Records", options: argparse.Namespace, unreadable: Sequence[str] = ()) -> "Records":
+def choose(
+    records: "Records", options: argparse.Namespace, unreadable: Sequence[str] = (), names: Sequence[str] = _NAMES
+) -> "Records":
     """Runs that the flags choose.
 
     Args:
         records: the runs to choose from.
         options: the flags.
         unreadable: why there may be more runs.
+        names: those of the flags ``--state``, ``--tag`` and ``--group`` that choose.
 
     Raises:
         UserError: a value is not allowed, or no run is such.
     """
     from shoal.report.words import counted
 
-    chosen = records.where(options.state, options.tag, options.group, **read_values(options))
+    by = {name: getattr(options, name) for name in names}
+    chosen = records.where(**by, **read_values(options))
     if len(records) and not len(chosen):
-        none = f"of {counted(len(records), 'run')} none matches {flags_of_choice(options)}"
+        none = f"of {counted(len(records), 'run')} none matches {flags_of_choice(options, names)}"
         raise UserError("; ".join([none, *unreadable]))
     return chosen

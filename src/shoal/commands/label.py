@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from shoal.commands.choice import add_choice_without_labels, choose, flags_of_choice
 from shoal.commands.parsing import Options, Parser, add_lab, refuse_unread
 from shoal.output import say
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from shoal.lab import Lab
     from shoal.lab.labels import Label, Labels
 
+_CHOOSING = ("state",)  # --tag and --group are what the command gives
 _CHANGES = ("name", "group", "ungroup", "tag", "untag", "note", "clear")
 
 
@@ -20,7 +22,8 @@ def arguments(parser: Parser) -> None:
         "runs",
         nargs="*",
         metavar="RUN",
-        help="ids or their beginnings, or names of runs or groups; without one, all labels",
+        help="ids or their beginnings, or names of runs or groups; without one, those that flags of settings choose; "
+        "without either, all labels are printed",
     )
     add_lab(parser)
     parser.flag("name", help="name of one run, or new name of a group; '' removes the name of a run")
@@ -30,6 +33,7 @@ def arguments(parser: Parser) -> None:
     parser.flag("group", metavar="G", help="add the runs to a group, which is made where there is none")
     parser.flag("ungroup", metavar="G", help="take the runs out of a group")
     parser.flag("clear", action="store_true", help="first remove name, tags and note; of a group, the group itself")
+    add_choice_without_labels(parser)
 
 
 def run(options: Options) -> int:
@@ -37,12 +41,17 @@ def run(options: Options) -> int:
     from shoal.commands.pages import check_run_name
     from shoal.lab import Lab
 
-    lab = Lab(options.lab)
-    if not options.runs:
-        refuse_unread(options, "label without a run lists all labels and", "lab")
+    lab, flags = Lab(options.lab), flags_of_choice(options, _CHOOSING)
+    if not options.runs and not flags:
+        refuse_unread(options, "label without a run, or a flag that chooses some, lists all labels and", "lab")
         return _print(lab, lab.labels())
-    groups = [word for word in options.runs if word in lab.labels().groups]
-    runs = lab.records(word for word in options.runs if word not in groups).ids
+    # a group that is named is labelled itself, where no flag chooses from its runs
+    groups = [] if flags else [word for word in options.runs if word in lab.labels().groups]
+    words = [word for word in options.runs if word not in groups]
+    if flags:
+        runs = choose(lab.records(words or None), options, lab.unreadable(), _CHOOSING).ids
+    else:
+        runs = lab.records(words).ids
     changes = {name: getattr(options, name) for name in _CHANGES if name in options.given}
     for name in (options.name, options.group):
         if name:

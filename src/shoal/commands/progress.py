@@ -96,7 +96,7 @@ def fitting_table(columns: Mapping[str, Sequence[str]], given_up: Sequence[str],
 
 def _fitting(snapshots: Sequence[Snapshot], rows: int) -> list[Snapshot]:
     """Snapshots that fit into so many rows, those that are still training first."""
-    by_need = sorted(snapshots, key=lambda s: s.state not in ("starting", "running"))
+    by_need = sorted(snapshots, key=lambda s: s.state not in ("starting", "running", "stopping"))
     shown = by_need[: max(1, rows)]
     return [s for s in snapshots if s in shown]
 

@@ -142,6 +142,8 @@ class BaseSession(ABC):
         self._watch("starting", now=True)  # making a large stack can take long
         while self.rows or not self.roster.is_done:  # a last flush that fails takes members back
             is_stopped = not self.roster.is_done and self.options.stop()
+            if is_stopped:
+                self._watch("stopping", now=True)  # the flush can take long
             if is_stopped or self.roster.is_done:
                 self.guarded(self._flush)
             else:

@@ -25,7 +25,7 @@ class Snapshot:
         step: mean step of the members; ``n_steps`` is a mean, too.
         evaluated: mean step of the members' last evaluation in this session, of which ``train`` and ``valid`` are; None
             before there was one.
-        state: starting, running, done or interrupted.
+        state: starting, running, stopping, done or interrupted.
         steps_per_second: mean steps per second of this session.
         seconds_left: estimated seconds until the end of training.
     """
