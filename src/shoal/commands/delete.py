@@ -10,7 +10,8 @@ from shoal.errors import UserError
 from shoal.output import say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from shoal.lab import Lab
     from shoal.lab.deleting import Cut
@@ -44,7 +45,7 @@ def run(options: Options) -> int:
     if flags:
         records = choose(records, options, lab.unreadable())
     cuts = lab.deletion(records.ids)
-    _show(cuts, {run: label.name or "" for run, label in lab.labels().runs.items()})
+    _show(cuts, {row["run"]: _about(row) for row in records.runs().to_dicts()})
     if not (options.yes or _agreed(len(records))):
         say("nothing was deleted")
         return 0
@@ -77,14 +78,23 @@ def _there(lab: "Lab", words: "Sequence[str]") -> list[str]:
     return left
 
 
-def _show(cuts: "Sequence[Cut]", names: dict[str, str]) -> None:
+def _about(row: "Mapping[str, Any]") -> str:
+    """What a run is, in a few words beside its id."""
+    from shoal.lab.resting import state_text
+
+    name = [row["name"]] if row.get("name") else []
+    return ", ".join([*name, row["model"], f"seed {row['seed']}", state_text(row["state"], row["step"])])
+
+
+def _show(cuts: "Sequence[Cut]", about: "Mapping[str, str]") -> None:
+    """Print what would be deleted, each run with what ``about`` says of it."""
     from shoal.report.words import counted
 
     lines = []
     for cut in cuts:
         stay = f"; {_runs(len(cut.left))} of it stay" if cut.left else ""
         lines.append(f"cohort {cut.folder.id}: {_runs(len(cut.runs))}, about {in_bytes(cut.bytes)}{stay}")
-        lines += [f"  {run} {names.get(run, '')}".rstrip() for run in cut.runs]
+        lines += [f"  {run} {about.get(run, '')}".rstrip() for run in cut.runs]
     for line in lines[:_MOST]:
         say(line)
     if len(lines) > _MOST:

@@ -47,7 +47,8 @@ TERMS = (
     Term(
         "cohort",
         "Runs whose tensors have the same shapes, which are therefore trained together as one stack; they may differ "
-        "in values such as the learning rate or the seed.",
+        "in values such as the learning rate or the seed. In a grid that trains for long, the runs of one shape are "
+        "divided into one cohort per core.",
         "cohorts?",
     ),
     Term(
