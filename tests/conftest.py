@@ -8,7 +8,7 @@ import torch
 
 from shoal.fast.build import kernels
 from shoal.report import page
-from shoal.training import arrangement
+from shoal.training import arrangement, loop
 
 collect_ignore_glob = ["vectors/*.py"]  # they need the libraries whose numbers they write down
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are of the CPU, where there is a GPU too
@@ -27,6 +27,15 @@ def one_process():
     """Training that does not ask for workers has none: each takes two seconds to import what is here already."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arrangement, "cores", lambda: 1)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def step_by_step():
+    """Training in this process looks whether it has to stop before every step, however fast this machine is, so that a
+    test can stop it at a step that it names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "CHECKED", 0.0)
         yield
 
 

@@ -264,8 +264,9 @@ def test_the_steps_until_something_is_due_are_those_of_the_schedule(schedule, me
     assert ahead == min(found, default=1)
 
 
+@pytest.mark.parametrize("is_recorded", [False, True])
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
-def test_many_steps_between_two_looks_and_recordings_change_nothing(tmp_path, monkeypatch, model):
+def test_many_steps_between_two_looks_and_recordings_change_nothing(tmp_path, monkeypatch, model, is_recorded):
     base = {"model": model, "n_steps": 60, "eval_period": 20, "save_model_step": 25, "train_batch_size": 8}
     specs = [
         *tiny_grid(base, n_steps=[33, 60], seed=[0, 1]),
@@ -274,13 +275,26 @@ def test_many_steps_between_two_looks_and_recordings_change_nothing(tmp_path, mo
     ]
     expected = each_alone(specs)
     looks, real = [], Session._ahead
-    monkeypatch.setitem(loop.AT_ONCE, "cpu", 100)
-    monkeypatch.setattr("shoal.training.stack.Launches", lambda device: Launches(device, recorded))
+    monkeypatch.setattr(loop, "CHECKED", 1e9)
+    if is_recorded:
+        monkeypatch.setattr("shoal.training.stack.Launches", lambda device: Launches(device, recorded))
     monkeypatch.setattr(Session, "_ahead", lambda self, stack: looks.append(real(self, stack)) or looks[-1])
     folder = begun(tmp_path / "together", specs)
     train_cohort(folder, Options(places=4))
     assert max(looks) > 10
     assert repr(results(folder)) == repr(expected)  # a loss may be NaN, which equals nothing
+
+
+def test_a_cpu_looks_after_a_time_not_after_a_number_of_steps(tmp_path, monkeypatch):
+    session = Session(begun(tmp_path, [tiny(n_steps=1000, eval_first=0, eval_period=1000)]), Options())
+    taken = [session.advance() for _ in range(2)]
+    monkeypatch.setattr(loop, "CHECKED", 0.05)
+    for seconds, steps in ((0.02, 2), (0.05, 1), (0.3, 1), (1e-4, loop.AT_ONCE)):
+        session.pace.steps.seconds, session.pace.steps.count = seconds, 1.0
+        taken.append(session.advance())
+        assert taken[-1] == steps
+    assert taken[:2] == [1, 1]  # before a step was measured
+    assert session.advance(7) == 7
 
 
 def test_the_waiting_that_have_begun_come_first():

@@ -28,7 +28,8 @@ from shoal.training.step import Metric, evaluate, l2_norm, train_steps
 
 __all__ = ["Options", "Session", "train_cohort"]
 
-AT_ONCE = {"cpu": 1, "cuda": 100}  # most steps between two checks of the schedule
+AT_ONCE = 100  # most steps between two checks of the schedule
+CHECKED = 0.05  # seconds of steps after which a CPU checks it, so that a request to stop is heard
 
 
 def train_cohort(folder: CohortFolder, options: Options) -> str:
@@ -145,8 +146,8 @@ class Session(BaseSession):
     def advance(self, most: int = sys.maxsize) -> int:
         """Train up to the next step at which an evaluation, model or flush is due, and do that; done members leave.
 
-        One step on the CPU. On a GPU a check of the schedule must wait for it, so that there may be many steps, at most
-        ``most``. Returns the number of steps.
+        A check of the schedule takes as long as many operations of a small model, and on a GPU it must wait for the
+        device; so there may be many steps between two, at most ``most``. Returns the number of steps.
         """
         taken = 0
 
@@ -186,7 +187,10 @@ class Session(BaseSession):
         return self.roster.stack
 
     def _ahead(self, stack: Stack) -> int:
-        most = min(AT_ONCE[stack.device.type], self.roster.until_joining())
+        most = min(AT_ONCE, self.roster.until_joining())
+        if stack.device.type == "cpu":
+            seconds = self.pace.steps.each * len(self.roster.members)  # of a step; 0 before one was measured
+            most = min(most, max(1, int(CHECKED / seconds))) if seconds else 1
         ends = torch.minimum(stack.last_steps, self.roster.pauses)
         return most if most == 1 else min(most, steps_until_due(self.shared, stack.steps, ends))
 
