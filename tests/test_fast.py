@@ -474,3 +474,17 @@ def test_the_gradient_of_a_step_counts_the_examples_that_count(model):
     (expected,) = torch.autograd.grad(losses[0].mean() + losses[1, :7].mean(), slow.theta)
     for gradient in found:
         torch.testing.assert_close(gradient, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("rows", ["own", "shared", "of one", "turned"])
+def test_rows_at_indices_are_those_of_each_member(rows):
+    R = 1 if rows == "of one" else 3
+    table = torch.randint(9, (R, 5, 2, 4))
+    if rows == "shared":
+        table = table[:1].expand(R, 5, 2, 4)
+    elif rows == "turned":
+        table = table.transpose(2, 3)
+    indices = torch.randint(5, (R, 7))
+    picked = pick(table, indices)
+    assert torch.equal(picked, torch.stack([table[r][indices[r]] for r in range(R)]))
+    assert torch.equal(pick(table > 4, indices), picked > 4)

@@ -150,8 +150,16 @@ class Prefixes:
 
 
 def pick(tensor: Tensor, indices: Tensor) -> Tensor:
-    """Rows of each member's tensor at its indices: ``(R, N, *dims), (R, B) -> (R, B, *dims)``."""
-    return tensor[torch.arange(len(indices), device=indices.device).unsqueeze(1), indices]
+    """Rows of each member's tensor at its indices: ``(R, N, *dims), (R, B) -> (R, B, *dims)``.
+
+    By one index into all rows, which takes half as long as one for each dimension.
+    """
+    R, N = tensor.shape[:2]
+    if R == 1 or tensor.stride(0) == 0:  # all members have the same rows
+        rows, at = tensor[0], indices
+    else:
+        rows, at = tensor.flatten(0, 1), indices + torch.arange(0, R * N, N, device=indices.device).unsqueeze(1)
+    return rows.index_select(0, at.flatten()).view(*indices.shape, *tensor.shape[2:])
 
 
 def _distinct(keys: Tensor) -> tuple[Tensor, Tensor]:
