@@ -90,7 +90,7 @@ CONFIGURATIONS = MappingProxyType(
                 "a text's characters, nanoGPT's small CPU setting: four layers, d = 128, 12 windows of 64",
                 members=(1, 4),
                 models=("gpt",),
-                methods=("plain", "shoal"),
+                methods=("plain", "compiled", "shoal"),
             ),
         )
     }

@@ -11,6 +11,7 @@ Shapes: ``B`` batch, ``S`` sequence, ``D`` width, ``H`` heads, ``V`` vocabulary,
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -192,6 +193,7 @@ class Trainer:
         seed: seed of parameters and windows.
         text: the text.
         setting: sizes and optimisation.
+        compiled: train by ``torch.compile`` of model and loss, as nanoGPT does by default.
         device: device of model and windows.
 
     Attributes:
@@ -203,7 +205,13 @@ class Trainer:
     """
 
     def __init__(
-        self, seed: int, text: str, *, setting: Setting = SMALL_CPU, device: torch.device | str = "cpu"
+        self,
+        seed: int,
+        text: str,
+        *,
+        setting: Setting = SMALL_CPU,
+        compiled: bool = False,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.setting = setting
         self.device = torch.device(device)
@@ -212,6 +220,9 @@ class Trainer:
         self.train, self.valid = tokens[:n_train], tokens[n_train:]
         torch.manual_seed(seed)
         self.model = GPT(setting, vocab_size).to(self.device)
+        self.objective: Callable[[Tensor, Tensor], Tensor] = self._objective
+        if compiled:
+            self.objective = torch.compile(self._objective)
         self.generator = torch.Generator().set_state(torch.get_rng_state())
         parameters = list(self.model.parameters())
         groups = [
@@ -241,10 +252,13 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def _objective(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(self.model(inputs).flatten(0, 1), targets.flatten())
+
     def _update(self, inputs: Tensor, targets: Tensor) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = get_lr(self.setting, self.steps_done)
-        loss = F.cross_entropy(self.model(inputs).flatten(0, 1), targets.flatten())
+        loss = self.objective(inputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self.setting.grad_clip)
         self.optimizer.step()

@@ -36,7 +36,7 @@ WRONG = {
     "--text some.txt": "configuration text, which needs one: got 'some.txt' for default small",
     "--configurations text --text /nowhere.txt": "the text /nowhere.txt cannot be read",
     "--configurations text --text . --models lstm": "text has the models gpt, got lstm",
-    "--configurations text --text . --methods jax": "text has the methods plain shoal, got jax",
+    "--configurations text --text . --methods jax": "text has the methods plain compiled shoal, got jax",
 }
 
 

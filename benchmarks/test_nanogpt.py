@@ -218,3 +218,12 @@ def test_a_stride_beyond_the_window_is_refused():
     for stride in (0, 7):
         with pytest.raises(ValueError, match=f"from 1 to block_size = 6, got {stride}"):
             evaluate(model, torch.arange(5), 6, stride=stride)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # by torch's own compiler
+def test_a_compiled_trainer_learns_the_same(atol=1e-4):
+    trainer, compiled = (Trainer(3, TEXT, setting=SMALL, compiled=is_compiled) for is_compiled in (False, True))
+    for one in (trainer, compiled):
+        one.step(5)
+    torch.testing.assert_close(compiled.model.state_dict(), trainer.model.state_dict(), atol=atol, rtol=0)

@@ -209,9 +209,9 @@ def _baseline(job: Job, scratch: Path) -> tuple[Measure, str]:
 def _trainer(job: Job) -> Any:
     """Trainer of the job's runs; it has ``step(n)`` and ``evaluate()``."""
     first = job.specs[0]
-    if isinstance(first, TextRun):
-        return nanogpt.Trainer(first.seed, first.read(), device=job.device)
     options: dict[str, Any] = {"compiled": True} if job.method == "compiled" else {}
+    if isinstance(first, TextRun):
+        return nanogpt.Trainer(first.seed, first.read(), device=job.device, **options)
     if job.method != "jax":  # which chooses for itself
         options["device"] = job.device
     return importlib.import_module(BASELINES[job.method]).Trainer(first, len(job.specs), **options)

@@ -434,6 +434,22 @@ def test_the_compiler_may_be_named_with_arguments(untried, tmp_path, monkeypatch
     assert build.kernels().library.one() == 2
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler")
+def test_a_header_that_has_changed_makes_another_library(untried, tmp_path, monkeypatch):
+    (tmp_path / "one.c").write_text('#include <stdint.h>\n#include "one.h"\nint64_t one(void) { return ONE; }\n')
+    (tmp_path / "one.h").write_text('#include "inner.h"\n')
+    monkeypatch.setattr(build, "SOURCE", tmp_path / "one.c")
+    keys = set()
+    for value in (1, 2):
+        (tmp_path / "inner.h").write_text(f"#define ONE {value}\n")
+        for cached in (build.kernels, build.compiled, build._key):
+            cached.cache_clear()
+        assert not build.is_compiled()
+        assert build.kernels().library.one() == value
+        keys.add(build.kernels().key)
+    assert len(keys) == 2
+
+
 @pytest.mark.parametrize("model", ["lstm", "gpt"])
 def test_bfloat16_rounds_products_and_nothing_else(model):
     exact, rounded = (scattered([tiny(model=model, precision=name)], "prefixes") for name in ("float32", "bfloat16"))

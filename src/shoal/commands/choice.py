@@ -69,7 +69,7 @@ def choose(
     from shoal.report.words import counted
 
     by = {name: getattr(options, name) for name in names}
-    chosen = records.where(**by, **read_values(options))
+    chosen = records.where(**(by | read_values(options)))
     if len(records) and not len(chosen):
         none = f"of {counted(len(records), 'run')} none matches {flags_of_choice(options, names)}"
         raise UserError("; ".join([none, *unreadable]))

@@ -8,57 +8,21 @@
  * a row's logits are the same bits in every batch. Work is shared between the threads of torch by members and rows, so no
  * thread waits for another within a step.
  */
+#include "../fast/vectors.h"
 #include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#if defined(__x86_64__) || defined(__i386__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-#ifdef _OPENMP
-#include <omp.h>
-#else
-#define omp_get_max_threads() 1 /* of torch, which has the same runtime */
-#endif
-
-typedef int64_t idx;
 
 /* ---- products of few rows. The matrix is read once for a block of rows whose sums stay in registers; a library that packs
  * the matrix first, as is best for many rows, reads and writes it all for 16. */
 
-#if defined(__AVX512F__)
-#define BYTES 64 /* of a vector */
-#elif defined(__AVX__)
-#define BYTES 32
-#else
-#define BYTES 16
-#endif
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define TALL 8 /* rows of a block: 16 sums in 32 registers */
 #else
 #define TALL 4 /* 8 sums in 16 registers */
 #endif
-#define W (BYTES / 4)
-#define UNROLLED _Pragma("GCC unroll 32")
 
-typedef float Vector __attribute__((vector_size(BYTES)));
-typedef float Unaligned __attribute__((vector_size(BYTES), aligned(4), may_alias));
-
-/* x y + z, rounded once where the processor can, of vectors and of single numbers. Compilers do that to an expression in one
- * place and not in another, so that a row in a block of four would have other bits than a row alone. */
-#if defined(__AVX512F__)
-#define FUSED(x, y, z) (Vector) _mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(z))
-#define FUSED_ONE(x, y, z) __builtin_fmaf(x, y, z)
-#elif defined(__FMA__) && defined(__AVX__)
-#define FUSED(x, y, z) (Vector) _mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(z))
-#define FUSED_ONE(x, y, z) __builtin_fmaf(x, y, z)
-#elif defined(__aarch64__)
-#define FUSED(x, y, z) (Vector) vfmaq_f32((float32x4_t)(z), (float32x4_t)(x), (float32x4_t)(y))
-#define FUSED_ONE(x, y, z) __builtin_fmaf(x, y, z)
+#if defined(__FMA__) || defined(__aarch64__)
+#define FUSED_ONE(x, y, z) __builtin_fmaf(x, y, z) /* as FUSED, of single numbers */
 #else
-#define FUSED(x, y, z) ((x) * (y) + (z)) /* never fused for a processor that cannot, as x86 before FMA */
 #define FUSED_ONE(x, y, z) ((x) * (y) + (z))
 #endif
 #define SPREAD(x) ((x) - (Vector){0}) /* a number in every place */
@@ -297,7 +261,6 @@ static void turn(idx D, idx head_size, float *restrict x, const float *restrict 
         }
 }
 
-static inline idx least(idx a, idx b) { return a < b ? a : b; }
 
 /* New keys and values into a place of a page. */
 static void keep(idx H, idx K, idx place, const float *k, const float *v, float *keys, float *values) {

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -134,8 +135,15 @@ def _prefix(source: Path, compiler: Command, flags: Command) -> str:
 @functools.cache
 def _key(source: Path, compiler: Command, flags: Command) -> str:
     """Hash of everything that the library depends on."""
-    parts = [source.read_text(encoding="utf-8"), _version(compiler), *compiler[1:], " ".join(flags), _processor()]
+    parts = [*_texts(source), _version(compiler), *compiler[1:], " ".join(flags), _processor()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _texts(source: Path) -> list[str]:
+    """Text of a source, then those of the headers beside it that it includes, and that these include."""
+    text = source.read_text(encoding="utf-8")
+    headers = re.findall(r'^#include "(.+)"$', text, re.MULTILINE)
+    return [text, *(inner for header in headers for inner in _texts(source.parent / header))]
 
 
 @functools.cache

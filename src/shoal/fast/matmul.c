@@ -15,84 +15,10 @@
  * registers, a panel of B in the first cache, a block of B in the second. Rows of A are read where they lie, because most
  * products have few columns, for which copies of A would not pay.
  */
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#if defined(__AVX__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-#ifdef _OPENMP
-#include <omp.h>
-#else
-#define omp_get_max_threads() 1 /* of torch, which has the same runtime */
-#endif
+#include "products.h"
 
-typedef int64_t idx;
-
-#if defined(__AVX512F__)
-#define BYTES 64 /* of a vector */
-#elif defined(__AVX__)
-#define BYTES 32
-#else
-#define BYTES 16
-#endif
-#if defined(__AVX512F__) || defined(__aarch64__)
-#define TALL 14 /* rows of a tile: 28 sums, 2 vectors of B and a number of A in 32 registers */
-#else
-#define TALL 6 /* 12 sums, 2 vectors and 2 numbers in 16 */
-#endif
-#define W (BYTES / 4)  /* numbers of a vector */
-#define WIDE (2 * W)   /* columns of a tile */
-#define DEEP 256       /* of a block of k: a panel of B, 32 KiB with the widest vectors, stays in the first cache */
-#define BLOCK 131072   /* numbers of B that are copied at once: 512 KiB, of the second cache */
-#define MOST 16        /* blocks of which B is copied at once */
-#define NEAR 8192      /* numbers in memory that are read where they lie: they stay in the first cache */
-#define WORTH 500000   /* products of two numbers for which it is worth telling the threads */
-#define UNROLLED _Pragma("GCC unroll 32")
-
-typedef float Vector __attribute__((vector_size(BYTES)));
-typedef float Unaligned __attribute__((vector_size(BYTES), aligned(4), may_alias));
-
-/* x y + z, rounded once where the processor can. Compilers do that to an expression in one place and not in another. */
-#if defined(__AVX512F__)
-#define FUSED(x, y, z) (Vector) _mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(z))
-#elif defined(__FMA__) && defined(__AVX__)
-#define FUSED(x, y, z) (Vector) _mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(z))
-#elif defined(__aarch64__)
-#define FUSED(x, y, z) (Vector) vfmaq_f32((float32x4_t)(z), (float32x4_t)(x), (float32x4_t)(y))
-#else
-#define FUSED(x, y, z) ((x) * (y) + (z)) /* never fused for a processor that cannot, as x86 before FMA */
-#endif
-
+#define NEAR 8192 /* numbers in memory that are read where they lie: they stay in the first cache */
 #define SPREAD(x) ((x) - (Vector){0}) /* a number in every place */
-#ifdef __AVX__
-#define LOADED(x) __asm__("" : "+v"(x)) /* once: the compiler would load an operand for every sum */
-#else
-#define LOADED(x)
-#endif
-
-/* Where a matrix lies: its first number, and the steps to the next row, column, member, group and summand. */
-typedef struct {
-    const float *data;
-    idx row, column, member, group, summand;
-} Matrix;
-
-/* src/shoal/fast/matmul.py has the same structure. C has columns of step 1, and no summands of its own. */
-typedef struct {
-    idx M, N, K, R, G, S;
-    Matrix a, b;
-    float *c;
-    idx c_row, c_member, c_group;
-    const float *bias; /* (N), or NULL */
-    idx bias_member;
-    float alpha;
-    idx add;
-} Product;
-
-static inline idx least(idx a, idx b) { return a < b ? a : b; }
-static inline idx ceiling(idx a, idx b) { return (a + b - 1) / b; }
 
 /* ---- a tile of C */
 
@@ -143,37 +69,7 @@ static inline __attribute__((always_inline)) void tile(const int MR, const int N
     }
 }
 
-typedef void (*TileOf)(const Tile *);
-#define TILE(MR)                                                                \
-    static void rows_##MR##_1(const Tile *t) { tile(MR, 1, 1, t); }             \
-    static void rows_##MR##_2(const Tile *t) { tile(MR, 2, 1, t); }             \
-    static void columns_##MR##_1(const Tile *t) { tile(MR, 1, 0, t); }          \
-    static void columns_##MR##_2(const Tile *t) { tile(MR, 2, 0, t); }
-#define TILES(MR) {{columns_##MR##_1, columns_##MR##_2}, {rows_##MR##_1, rows_##MR##_2}}
-TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
-#if TALL == 14
-TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
-#endif
-static const TileOf TILE_OF[TALL][2][2] = { /* by rows, order of A, vectors */
-    TILES(1), TILES(2), TILES(3), TILES(4), TILES(5), TILES(6),
-#if TALL == 14
-    TILES(7), TILES(8), TILES(9), TILES(10), TILES(11), TILES(12), TILES(13), TILES(14),
-#endif
-};
-
-/* n numbers, fewer than two vectors. */
-static inline void move(float *to, const float *from, idx n) {
-    if (n >= W) {
-        *(Unaligned *)to = *(const Unaligned *)from;
-        to += W, from += W, n -= W;
-    }
-#ifdef __AVX512F__
-    const __mmask16 mask = (__mmask16)((1u << n) - 1);
-    _mm512_mask_storeu_ps(to, mask, _mm512_maskz_loadu_ps(mask, from));
-#else
-    memcpy(to, from, n * sizeof(float));
-#endif
-}
+#include "tiles.h"
 
 /* A tile of MR rows of which only the first columns of its vectors are C's. */
 static void narrow_tile(idx MR, idx columns, Tile t, idx in_rows) {
@@ -291,8 +187,7 @@ static inline idx reads_a(const Product *p) {
 typedef struct {
     float *b, *a, *bias;
 } Scratch;
-#define TOGETHER 8                /* tiles whose rows of A are copied together: as many lines of memory are read at a time */
-#define A_TILE (TALL * DEEP + W)  /* numbers of a tile's rows of A, and what is written beyond them */
+#define A_TILE (TALL * DEEP + W)      /* numbers of a tile's rows of A, and what is written beyond them */
 #define A_READ (ceiling(TALL, W) * W) /* numbers that are read for a tile's */
 
 /* A block of k: K from k on, of columns n to N, and where its panels of B are. */
@@ -444,26 +339,9 @@ static void multiply(const Part *part, const Scratch *scratch) {
 
 /* ---- all of them */
 
-static inline idx divisor_of(idx a, idx b) { return b ? divisor_of(b, a % b) : a; } /* greatest common */
-
-/* Pieces into which each product is cut, by rows or by columns, whichever are more tiles, so that all threads have as much
- * to do. */
-static idx cuts_of(const Product *p, idx threads) {
-    const idx each = p->R * p->G, rows = ceiling(p->M, TALL), columns = ceiling(p->N, WIDE);
-    if (each >= 8 * threads) return 1;
-    return least(threads / divisor_of(threads, each), rows > columns ? rows : columns);
-}
-
-static void multiply_piece(const Product *p, idx piece, idx cuts, const Scratch *at) {
-    const idx which = piece / cuts, cut = piece % cuts, r = which / p->G, g = which % p->G;
-    const idx rows = ceiling(p->M, TALL), columns = ceiling(p->N, WIDE);
-    Part part = {p, p->a.data + r * p->a.member + g * p->a.group, p->b.data + r * p->b.member + g * p->b.group,
-                 p->bias ? p->bias + r * p->bias_member : NULL, p->c + r * p->c_member + g * p->c_group, 0, p->M, 0, p->N};
-    if (rows >= columns)
-        part.m = least(rows * cut / cuts * TALL, p->M), part.M = least(rows * (cut + 1) / cuts * TALL, p->M);
-    else
-        part.n = least(columns * cut / cuts * WIDE, p->N), part.N = least(columns * (cut + 1) / cuts * WIDE, p->N);
-    multiply(&part, at);
+static Part part_of(const Product *p, idx r, idx g) {
+    return (Part){p, p->a.data + r * p->a.member + g * p->a.group, p->b.data + r * p->b.member + g * p->b.group,
+                  p->bias ? p->bias + r * p->bias_member : NULL, p->c + r * p->c_member + g * p->c_group, 0, p->M, 0, p->N};
 }
 
 /* Memory of a thread: B first, whose panels begin where cache lines do. */
@@ -475,19 +353,7 @@ static Scratch scratch_of(const Product *p, void **memory) {
     return (Scratch){b, b + sizes[0], b + sizes[0] + sizes[1]};
 }
 
-/* The product of all members and groups. */
-void product(const Product *p) {
-    const double work = (double)p->R * p->G * p->S * p->M * p->N * p->K;
-    const idx threads = work < WORTH ? 1 : omp_get_max_threads(), cuts = cuts_of(p, threads), pieces = p->R * p->G * cuts;
-#pragma omp parallel if (threads > 1)
-    {
-        void *memory;
-        const Scratch at = scratch_of(p, &memory);
-#pragma omp for schedule(static)
-        for (idx piece = 0; piece < pieces; piece++) multiply_piece(p, piece, cuts, &at);
-        free(memory);
-    }
-}
+#include "pieces.h"
 
 /* Products one after the other. */
 void products(idx count, const Product *const *each) {

@@ -33,7 +33,7 @@ class Matrix(ctypes.Structure):
 class Product(ctypes.Structure):
     """Arguments of ``product``; a program may keep it and call ``product(const Product *)`` itself.
 
-    ``matmul.c`` does not read the last two, which ``bfloat16.c`` describes.
+    ``products.h`` has the same. ``matmul.c`` does not read the last two.
     """
 
     _fields_ = (

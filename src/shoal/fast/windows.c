@@ -7,41 +7,16 @@
  * example. Sums over rows are made block by block and added in the order of the blocks. So a member's numbers are the same
  * bits in every stack and for any number of threads.
  */
+#include "vectors.h"
 #include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#if defined(__AVX__)
-#include <immintrin.h>
-#elif defined(__ARM_NEON)
-#include <arm_neon.h>
-#endif
-#ifdef _OPENMP
-#include <omp.h>
-#else
-#define omp_get_max_threads() 1 /* of torch, which has the same runtime */
-#endif
 
-typedef int64_t idx;
-
-#if defined(__AVX512F__)
-#define BYTES 64 /* of a vector */
-#elif defined(__AVX__)
-#define BYTES 32
-#else
-#define BYTES 16
-#endif
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define TALL 8 /* rows of a tile: 16 sums in 32 registers */
 #else
 #define TALL 4 /* 8 sums in 16 registers */
 #endif
-#define W (BYTES / 4)
-#define UNROLLED _Pragma("GCC unroll 32")
 #define INLINE static inline __attribute__((always_inline))
 
-typedef float Vector __attribute__((vector_size(BYTES)));
-typedef float Unaligned __attribute__((vector_size(BYTES), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(BYTES)));
 typedef uint32_t Bits __attribute__((vector_size(BYTES)));
 
@@ -95,7 +70,6 @@ INLINE float sum_of(Vector v) {
     return v[0];
 }
 
-static inline idx least(idx a, idx b) { return a < b ? a : b; }
 static inline idx blocks_of(idx n) { return (n + BLOCK - 1) / BLOCK; }
 static inline idx whole(idx n, idx of) { return (n + of - 1) / of * of; }
 
@@ -1024,21 +998,6 @@ void lstm_steps_backward(Multiply *multiply, const char *products, idx size, idx
  * Each number is made by the same operations in the same order in every tile, so it does not depend on the number of
  * examples, members or threads. */
 
-/* x y + z, rounded once where the processor can, in every tile alike. */
-#if defined(__AVX512F__)
-#define FUSED(x, y, z) (Vector) _mm512_fmadd_ps((__m512)(x), (__m512)(y), (__m512)(z))
-#elif defined(__FMA__) && defined(__AVX__)
-#define FUSED(x, y, z) (Vector) _mm256_fmadd_ps((__m256)(x), (__m256)(y), (__m256)(z))
-#elif defined(__ARM_NEON)
-#define FUSED(x, y, z) (Vector) vfmaq_f32((float32x4_t)(z), (float32x4_t)(x), (float32x4_t)(y))
-#else
-#define FUSED(x, y, z) ((x) * (y) + (z))
-#endif
-#ifdef __AVX__
-#define LOADED(x) __asm__("" : "+v"(x)) /* once: the compiler would load an operand for every sum */
-#else
-#define LOADED(x)
-#endif
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define HIGH 6 /* rows of a tile: 24 sums, 4 vectors of the matrix and a number in 32 registers */
 #else
