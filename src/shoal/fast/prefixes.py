@@ -24,7 +24,8 @@ class Nodes:
         tokens: last token of each node's prefix, ``(R, M)``.
         parents: for each level the place of each node's parent in the level before, ``(R, n_t)``, or None where node
             ``i`` continues node ``i``; level 0 has none.
-        paths: nodes along each prefix, the node itself last and then repeated, ``(R, M, S)``.
+        paths: nodes along each prefix, the node itself last and then repeated, ``(R, M, S)``; ``(R, 0, S)`` for models
+            that read none.
         lengths: number of nodes of a path that count, ``(M,)``: the level plus one.
         starts: first node of each level and, last, ``M``.
         n_shared: number of shared levels; at the others node ``i`` belongs to example ``i``.
@@ -73,10 +74,11 @@ class Prefixes:
         inputs: tokens, ``(R, N, S)``.
         batch_size: number of examples in a training step; a level is shared when it has at most half as many nodes.
         last_shared: levels from this one on are never shared, so that every example has nodes of its own there.
+        has_paths: true where the model reads nodes along each prefix, as attention does.
     """
 
-    def __init__(self, inputs: Tensor, batch_size: int, last_shared: int) -> None:
-        self.inputs = inputs
+    def __init__(self, inputs: Tensor, batch_size: int, last_shared: int, has_paths: bool = True) -> None:
+        self.inputs, self.has_paths = inputs, has_paths
         self.tokens: list[Tensor] = []  # (R, n_t) for each shared level
         self.parents: list[Tensor | None] = []
         node_of: list[Tensor] = []  # (R, N): each example's node, for each shared level
@@ -122,16 +124,17 @@ class Prefixes:
         own_paths, lengths = self._own_parts[B]
         own_tokens = pick(self.inputs, indices)[:, :, c:].transpose(1, 2)  # (R, S - c, B)
         node_of = pick(self.node_of, indices)  # (R, B, c)
-        ancestors = node_of + self.offsets  # in the tree
-        all_paths = torch.cat(
-            [ancestors.unsqueeze(1).expand(R, S - c, B, c), own_paths.expand(R, *own_paths.shape)], -1
-        ).reshape(R, -1, S)
+        paths = self.paths[:, :0]
+        if self.has_paths:
+            ancestors = (node_of + self.offsets).unsqueeze(1).expand(R, S - c, B, c)  # in the tree
+            all_own = torch.cat([ancestors, own_paths.expand(R, *own_paths.shape)], -1).reshape(R, -1, S)
+            paths = torch.cat([self.paths, all_own], 1)
         starts = (*self.starts[:-1], *range(shared, shared + (S - c + 1) * B, B))
         first_own = node_of[:, :, -1].contiguous() if c else None  # (R, B)
         return Nodes(
             tokens=torch.cat([*self.tokens, own_tokens.reshape(R, -1)], 1),
             parents=(*self.parents, first_own, *[None] * (S - c - 1)),
-            paths=torch.cat([self.paths, all_paths], 1),
+            paths=paths,
             lengths=lengths,
             starts=starts,
             n_shared=c,

@@ -37,10 +37,12 @@ class Path:
         outputs: function from ``(scorer, parameters, nodes, ops)`` to the inputs of the classifier, ``(R, n B, D)``,
             level by level.
         tokens: name of the token embedding, to which a classifier can be tied.
+        has_paths: see :class:`~shoal.fast.prefixes.Prefixes`.
     """
 
     outputs: Callable[..., Any]
     tokens: str
+    has_paths: bool
 
 
 def _gpt(scorer: "PrefixScorer", parameters: Mapping[str, Array], nodes: Nodes, ops: Ops[Array]) -> Array:
@@ -53,8 +55,8 @@ def _lstm(scorer: "PrefixScorer", parameters: Mapping[str, Array], nodes: Nodes,
 
 
 PATHS: Mapping[type[nn.Module], Path] = {
-    GPT: Path(_gpt, "embedding.tokens.weight"),
-    LSTMLM: Path(_lstm, "embedding.weight"),
+    GPT: Path(_gpt, "embedding.tokens.weight", has_paths=True),
+    LSTMLM: Path(_lstm, "embedding.weight", has_paths=False),
 }
 PART = 512  # examples to score at once, where training has fewer in a step
 
@@ -152,9 +154,10 @@ class PrefixScorer:
         self.targets, self.scored = self.targets[:, :, self.first :], self.scored[:, :, self.first :]
         self.batch_size = min(config.train_batch_size, task.n_drawn)
         self._known: dict[tuple[int, bool], _Batch] = {}  # the last of each size, to train on and not
-        self.prefixes = Prefixes(self.inputs, min(config.train_batch_size, self.inputs.shape[1]), self.first)
         self.vocabulary_size = config.task_part.sizes().vocabulary_size
         self.path = PATHS[type(model)]
+        most = min(config.train_batch_size, self.inputs.shape[1])
+        self.prefixes = Prefixes(self.inputs, most, self.first, self.path.has_paths)
         self.table = dict(model.named_buffers()).get("embedding.position_encoding")  # (S, D)
         self.classifier = self.path.tokens if config.share_embeddings else "classifier.weight"
 
