@@ -275,7 +275,22 @@ def test_a_table_has_what_runs_are_called_only_where_some_are(lab):
     assert frame.select("name", "group", "note").row(0) == ("best", "g", "a\nb")
     assert frame.schema["name"] == frame.schema["tags"] == pl.String
     assert not columns & {*lab.records(C).runs().columns}
+    lab.label("g", note="of all")
+    lab.label([B, C], group="g")
+    assert lab.records().runs()["note"].to_list() == ["a\nb", "of all", "of all"]  # its own, else its group's
     assert "tags" not in lab.records().curves().columns
+
+
+def test_columns_of_labels_can_be_asked_for_where_no_run_has_any(lab, capsys):
+    flag = ["--lab", lab.path]
+    code, out, _ = shoal_says(
+        capsys, "runs", "--columns", "name", "tags", "note", "group", "seed", "--sort", "name", *flag
+    )
+    assert (code, out.count(A)) == (0, 1)
+    header = shoal_says(capsys, "runs", "--csv", *flag)[1].splitlines()[0]
+    assert header.startswith("run,state,step,name,group,tags,note,")
+    lab.label(A, name="best", tag="x")
+    assert shoal_says(capsys, "runs", C, "--csv", *flag)[1].splitlines()[0] == header
 
 
 def test_a_snapshot_keeps_what_runs_were_called(lab):

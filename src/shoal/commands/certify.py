@@ -41,10 +41,10 @@ def run(options: argparse.Namespace) -> int:
         all_there_are = " (its shortest run has no more steps)" if steps < options.steps else ""
         say(f"cohort {folder.id}: {counted(certificate['members'], 'member')}, first {steps} steps{all_there_are}")
         for name, deviation in certificate["alone"].items():
+            share = f"{deviation['parameters_relative']:.2g} times the largest of {deviation['parameters_where']}"
             say(
                 f"  {name} alone against stacked: losses differ by at most {deviation['loss']:.2g}{unit}, parameters "
-                f"by {deviation['parameters']:.2g} ({deviation['parameters_relative']:.2g} of the largest value in "
-                f"{deviation['parameters_where']})"
+                f"by at most {deviation['parameters']:.2g}{f' ({share})' if deviation['parameters'] else ''}"
             )
         for name, one in certificate["alone"].items():
             if "alpha" in one:

@@ -86,6 +86,12 @@ class Labels:
         groups = [tag for name in self.groups_of(run) for tag in self.groups[name].label.tags]
         return list(dict.fromkeys([*self.of(run).tags, *groups]))
 
+    def note_of(self, run: str) -> str:
+        """A run's note, or without one those of its groups, a line each."""
+        return self.of(run).note or "\n".join(
+            note for name in self.groups_of(run) if (note := self.groups[name].label.note)
+        )
+
     def taken(self, name: str) -> str:
         """Owner of a name, in words; empty where the name is free."""
         if name in self.groups:

@@ -73,7 +73,7 @@ class LabelRecords:
         labels, cells = self.labels(), {}
         for run in self._folders:
             label = labels.of(run)
-            several = (label.name, " ".join(labels.groups_of(run)), " ".join(labels.tags_of(run)), label.note)
+            several = (label.name, " ".join(labels.groups_of(run)), " ".join(labels.tags_of(run)), labels.note_of(run))
             cells[run] = {column: value or None for column, value in zip(COLUMNS, several, strict=True)}
         there = [column for column in COLUMNS if any(row[column] for row in cells.values())]
         return {run: {column: row[column] for column in there} for run, row in cells.items()}

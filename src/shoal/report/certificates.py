@@ -40,6 +40,7 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
         + (f" (none of {rest} more)" if rest else "")
         + f", losses of {counted(sum(map(len, alone.values())), 'member')} retrained alone differ from the stack's by "
         f"at most {_largest(alone.values(), 'loss')}{unit}, parameters by {_largest(alone.values(), 'parameters')}"
+        + (" (each cohort had one member, so that nothing was stacked)" if _is_each_alone(by_cohort) else "")
         + (
             f"; losses of the stack retrained differ from the record by at most {max(records):.2g}{unit}."
             if records
@@ -69,6 +70,11 @@ def certificates(folders: Sequence[CohortFolder]) -> tuple[list[str], list[Table
         f"{NOTHING}: nothing recorded yet."
     )
     return [sentence, *damaged], [Table("certificates", header, rows, caption, _numbers(by_cohort))]
+
+
+def _is_each_alone(by_cohort: Mapping[str, dict[str, Any]]) -> bool:
+    """Return True if no cohort had two members that a stack could have brought into each other's way."""
+    return all(certificate["members"] == 1 for certificate in by_cohort.values())
 
 
 def unit_of_losses(folders: Sequence[CohortFolder]) -> str:

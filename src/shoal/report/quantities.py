@@ -19,6 +19,11 @@ class Quantity:
     small_is_best: bool
     is_step: bool
 
+    @property
+    def is_delay(self) -> bool:
+        """Return True for a number of steps between two, of which neither a small nor a large one is best."""
+        return self.column.startswith("delay_")
+
 
 def quantities_of(measures: Measures) -> tuple[Quantity, ...]:
     """Best values, then the step of each, and delays where there is anything between which they could be.
@@ -95,7 +100,10 @@ def competing_note(measures: Measures) -> str:
     if measures.generalised is None:
         return "No step is in bold: a run that is at its best early only stopped getting better sooner."
     learned = measures.learned_on("and")
-    return f"The best step is in bold only among groups whose runs all reached {learned}, and none of which has {OPEN}."
+    return (
+        f"The best step is in bold where two groups or more can be compared: all of their runs reached {learned}, and "
+        f"the value has no {OPEN}. No delay Δt is in bold."
+    )
 
 
 def symbols_note(measures: Measures) -> str:

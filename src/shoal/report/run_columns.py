@@ -16,6 +16,7 @@ import polars as pl
 from shoal.analysis.times import time_to
 from shoal.errors import UserError, nearest, printable
 from shoal.lab import Records
+from shoal.lab.record_labels import COLUMNS as LABELS
 from shoal.measures import SPLITS, Measure, Measures
 from shoal.registry import KINDS, short
 from shoal.report.each_run import value_text
@@ -36,7 +37,8 @@ def run_columns(records: Records, damaged: Collection[str] = (), thresholds: Seq
         thresholds: values of the main measure of a run, such as accuracy, for the first step past each.
 
     Returns:
-        One row per run: ``run``, ``state``, ``step``, every setting that a run has, ``cohort``, ``engine``; the best
+        One row per run: ``run``, ``state``, ``step``, ``name``, ``group``, ``tags``, ``note`` (null where a run has none),
+        every setting that a run has, ``cohort``, ``engine``; the best
         values and their steps (:func:`shoal.analysis.extrema`); ``last_`` and the name of a recorded quantity for its
         value at ``last_step``; further units of the loss; and for each threshold the column of :func:`hit_column`, the
         first evaluated step on the right side of it, null where there is none.
@@ -48,6 +50,8 @@ def run_columns(records: Records, damaged: Collection[str] = (), thresholds: Seq
     curves = whole.curves()
     state = pl.when(pl.col("run").is_in(list(damaged))).then(pl.lit("damaged")).otherwise("state").alias("state")
     frame = records.runs().with_columns(state)
+    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in LABELS if name not in frame.columns)
+    frame = frame.select("run", "state", "step", *LABELS, pl.exclude("run", "state", "step", *LABELS))
     for more in (_places(records), whole.best_of(curves), _last_values(curves, records), _in_units(whole, curves)):
         more = more.select("run", pl.exclude(frame.columns))  # a setting of that name is what was asked for
         frame = frame.join(more, on="run", how="left", maintain_order="left")

@@ -93,15 +93,15 @@ def one_run(means: pl.DataFrame) -> str:
 
 
 def best_value(means: pl.DataFrame, quantity: Quantity) -> float | None:
-    """The best mean among the groups that compete; None where none does, or where several have all the same.
+    """The best mean among the groups that compete; None where fewer than two do, or where all have the same.
 
     Groups compete where all their runs have gone equally far: whoever trains for longer has more to choose its best
     from, and later steps to reach it at.
     """
-    if not _equally_far(means):
+    if not _equally_far(means) or quantity.is_delay:
         return None
     values = (means.filter(f"{quantity.column}_competes") if quantity.is_step else means)[quantity.column]
-    if values.n_unique() == 1 and (len(values) > 1 or len(means) == 1):
+    if values.n_unique() < 2:
         return None
     return (min if quantity.small_is_best else max)(values.to_list(), default=None)
 
