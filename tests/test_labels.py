@@ -150,7 +150,7 @@ def test_labels_are_added_taken_away_and_replaced(lab):
         ("both", {"name": "best"}, "taken by run"),
         (A, {"name": "new", "group": "new"}, "group, too"),
         (A, {"untag": "goood"}, "did you mean 'good'"),
-        (B, {"untag": "good"}, "not one of these"),
+        (B, {"untag": "good"}, "none of these runs"),
         (A, {"untag": "paired"}, "of group 'both'"),
         (A, {"tag": "x", "untag": "x"}, "added and removed"),
         (C, {"ungroup": "both"}, "none of these"),
@@ -236,7 +236,7 @@ def test_commands_take_names(lab, capsys):
     assert "goo" in shoal_says(capsys, "runs", "--tag", "goo", *flag)[2]
     code, out, _ = shoal_says(capsys, "report", "pair", *flag)
     assert (code, A in out, B in out, C in out) == (0, True, True, False)
-    assert "best" in (lab.path / "reports" / "runs" / "index.html").read_text()
+    assert "best" in (lab.path / "reports" / "runs-pair" / "index.html").read_text()
     for command in (["generate", "best", "--prompt", "x"], ["translate", "best", "--source", "x"]):
         code, _, error = shoal_says(capsys, *command, *flag)
         assert code == 2

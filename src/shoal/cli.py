@@ -146,6 +146,8 @@ def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview(), end="")
         return 0 if arguments else 2
+    if arguments[0] == "help":  # shoal help COMMAND
+        return _run([*arguments[1:2], "--help"])
     if arguments[0] == "--version":
         print(versions())
         return 0

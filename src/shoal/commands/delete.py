@@ -79,7 +79,7 @@ def _there(lab: "Lab", words: "Sequence[str]") -> list[str]:
 
 
 def _about(row: "Mapping[str, Any]") -> str:
-    """What a run is, in a few words beside its id."""
+    """Name, model, seed and state of a run, for beside its id."""
     from shoal.lab.resting import state_text
 
     name = [row["name"]] if row.get("name") else []

@@ -138,7 +138,10 @@ def _print(found: "Forecast", device: str) -> None:
 
     print_table(_table(found))
     processes = f"{found.workers} process{'es' * (found.workers != 1)} of {counted(found.threads, 'thread')}"
-    say(f"time: {duration(found.low)} to {duration(found.high)} in {processes} on {device}; {_busy(found)}")
+    say(
+        f"time: {duration(found.low)} to {duration(found.high)} in {processes} on {device}, with "
+        f"{duration(found.start)} and more for starting each; {_busy(found)}"
+    )
     say(memory_line(found, torch.device(device)))
     say(_how(found))
     if found.can_end_early:
@@ -158,7 +161,16 @@ def _table(found: "Forecast") -> "Table":
     from shoal.report.table import Cell, Table
     from shoal.training.forecast import by_shape
 
-    header = ["cohort", "runs", "steps", "engine", "processes", "side by side", "step of a run", "in one process"]
+    header = [
+        "cohort",
+        "runs",
+        "steps in all",
+        "engine",
+        "processes",
+        "side by side",
+        "step of a run",
+        "in one process",
+    ]
     rows = []
     for (title, engine), pieces in by_shape(found.pieces).items():
         texts = [

@@ -16,7 +16,7 @@ def arguments(parser: Parser) -> None:
     about = "a study or a reproduction, or ids or names of runs or groups; all runs when not given"
     parser.add_argument("what", nargs="*", metavar="STUDY-OR-RUNS", help=about)
     add_lab(parser)
-    parser.flag("name", help="name of a report of runs; default runs, with --by runs-by-AXIS")
+    parser.flag("name", help="name of a report of runs; default runs, of a group runs-GROUP, with --by runs-by-AXIS")
     parser.flag(
         "by",
         nargs="+",
@@ -83,9 +83,11 @@ def _report_runs(options: argparse.Namespace) -> int:
     from shoal.report.runs import report_runs
 
     lab = Lab(options.lab)
-    folder = lab.report_folder("runs" if options.name is None else check_own_name(options.name, lab))
+    groups = lab.labels().groups
+    of_group = f"-{options.what[0]}" if len(options.what) == 1 and options.what[0] in groups else ""
+    folder = lab.report_folder(f"runs{of_group}" if options.name is None else check_own_name(options.name, lab))
     records = lab.records(options.what or None)
-    unreadable = lab.unreadable() if not options.what or {*options.what} & {*lab.labels().groups} else []
+    unreadable = lab.unreadable() if not options.what or {*options.what} & {*groups} else []
     if len(records) == 0:
         raise UserError("; ".join([f"lab {options.lab} holds no runs", *unreadable]))
     lacking = unmatched(records, options)

@@ -105,7 +105,7 @@ def _mark(path: Path) -> Iterator[Finding]:
         yield Finding(f"{mark} is missing", partial(_write_mark, path))
     else:
         Lab(path)  # raises what is to be said where there is something else
-        raise UserError(f"there is no lab at {path}")
+        raise UserError(f"there is no lab {path}")
 
 
 def _copies(path: Path) -> Iterator[Finding]:

@@ -130,7 +130,7 @@ class Lab:
         """
         if runs is None and not is_there(self.path):
             beside = sorted(path.parent.name for path in self.path.absolute().parent.glob(f"*/{MARK}"))
-            near = f"; labs beside it: {' '.join(beside[:MOST_NAMED])}" if beside else ""
+            near = f"; labs beside it: {' '.join(beside[:MOST_NAMED])}" if beside else "; training makes one"
             raise LabError(f"there is no lab {self.path}{near}{nearest(self.path.name, beside)}")
         surveyed = self.survey()
         index = surveyed.index

@@ -117,7 +117,10 @@ def _check_untag(labels: Labels, runs: Sequence[str], groups: Sequence[str], cha
                 name for run in runs for name in labels.groups_of(run) if tag in labels.groups[name].label.tags
             ]
             of = f", but of group {from_groups[0]!r}: shoal label {from_groups[0]} --untag {tag}" if from_groups else ""
-            raise UserError(f"tag {tag!r} is not one of these{of or nearest(tag, known)}")
+            raise UserError(
+                f"tag {tag!r} is none of these runs' or groups' own, which are {' '.join(sorted(known)) or 'none'}"
+                f"{of or nearest(tag, known)}"
+            )
 
 
 def _regrouped(labels: Labels, members: Sequence[str], change: Change) -> dict[str, Group]:

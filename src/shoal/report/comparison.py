@@ -166,8 +166,8 @@ def comparison_notes(comparison: pl.DataFrame, metrics: Mapping[str, str] | None
     fewest = min((n for n in comparison["n"].to_list() if n), default=None)
     if fewest is not None and 2 / 2**fewest > 0.05:
         notes.append(
-            f"With {fewest} pairs no p value can be below {number(2 / 2**fewest, 2)}, however large the effect is: "
-            "2/2ⁿ is the smallest there is, before any correction."
+            f"With {counted(fewest, 'pair')} no p value can be below {number(2 / 2**fewest, 2)}, however large the "
+            "effect is: 2/2ⁿ is the smallest there is, before any correction."
         )
     return notes
 

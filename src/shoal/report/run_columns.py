@@ -37,11 +37,11 @@ def run_columns(records: Records, damaged: Collection[str] = (), thresholds: Seq
         thresholds: values of the main measure of a run, such as accuracy, for the first step past each.
 
     Returns:
-        One row per run: ``run``, ``state``, ``step``, ``name``, ``group``, ``tags``, ``note`` (null where a run has none),
-        every setting that a run has, ``cohort``, ``engine``; the best
-        values and their steps (:func:`shoal.analysis.extrema`); ``last_`` and the name of a recorded quantity for its
-        value at ``last_step``; further units of the loss; and for each threshold the column of :func:`hit_column`, the
-        first evaluated step on the right side of it, null where there is none.
+        One row per run: ``run``, ``state``, ``step``; ``name``, ``group``, ``tags`` and ``note``, null where it has
+        none; every setting that a run has, ``cohort``, ``engine``; the best values and their steps
+        (:func:`shoal.analysis.extrema`); ``last_`` and the name of a recorded quantity for its value at ``last_step``;
+        further units of the loss; and for each threshold the column of :func:`hit_column`, the first evaluated step on
+        the right side of it, null where there is none.
 
     Raises:
         UserError: a threshold is none that the measure can reach, or is given twice.

@@ -78,6 +78,7 @@ class Forecast:
         workers: processes that train at the same time.
         threads: of each new cohort.
         low, high: seconds until the last ends, as of a piece.
+        start: seconds that starting a process takes on an idle machine; a worker is one for each piece.
         memory: bytes of all processes together; ``most_memory`` on the high side.
         trial_seconds: that finding this out took.
         can_end_early: whether runs may end before their last step.
@@ -88,6 +89,7 @@ class Forecast:
     threads: int
     low: float
     high: float
+    start: float
     memory: float
     most_memory: float
     trial_seconds: float
@@ -119,7 +121,7 @@ def forecast(
         *(_new(cohort, work.threads, device, engine, side_by_side, share, trial) for cohort in work.new),
     ]
     if not pieces:
-        return Forecast([], 1, work.threads, 0.0, 0.0, 0.0, 0.0, 0.0, False)
+        return Forecast([], 1, work.threads, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, False)
     several = processes > 1
     busy = SLOWER * max(piece.costs.busy for piece in pieces)
     low = start + makespan([piece.low + several * start for piece in pieces], processes)
@@ -132,7 +134,7 @@ def forecast(
     specs = [spec for cohort in work.new for spec in cohort.members]
     early = any(spec.stop_after_generalizing is not None or spec.patience is not None for spec in specs)
     early |= any(is_fitted_by_em(spec.model) for spec in specs)
-    return Forecast(pieces, processes, work.threads, low, high, seen, most, trial.seconds, early)
+    return Forecast(pieces, processes, work.threads, low, high, start, seen, most, trial.seconds, early)
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:

@@ -161,7 +161,7 @@ def _check_moduli(p: int, q: int, operator: str) -> None:
     for name, value in (("p", p), ("q", q)):
         if operator in ("/", MIXED) and not _is_prime(value):
             raise UserError(
-                f"division needs a prime {name}, got {name}={value}; the nearest is {_nearest_prime(value)}"
+                f"division needs a prime {name}, got {name}={value}; the nearest is {_nearest_primes(value)}"
             )
         if operator in COMPOSITIONS and value != S5_SIZE:
             raise UserError(
@@ -212,5 +212,7 @@ def _is_prime(n: int) -> bool:
     return n >= 2 and all(n % divisor for divisor in range(2, math.isqrt(n) + 1))
 
 
-def _nearest_prime(n: int) -> int:
-    return next(m for gap in itertools.count(1) for m in (n - gap, n + gap) if _is_prime(m))
+def _nearest_primes(n: int) -> str:
+    """The prime next to a number, or both where two are as near: ``3 or 5``."""
+    by_distance = ([m for m in (n - gap, n + gap) if _is_prime(m)] for gap in itertools.count(1))
+    return " or ".join(map(str, next(filter(None, by_distance))))
