@@ -201,6 +201,24 @@ def test_what_only_lists_loads_nothing_that_computes(command, small_lab):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_help_may_come_first(command, capsys):
+    said = []
+    for words in ([command, "--help"], ["help", command]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        said.append((ended.value.code, capsys.readouterr().out))
+    assert said[0] == said[1] and said[0][0] == 0
+
+
+def test_help_alone_is_of_all(capsys):
+    assert (main(["help"]), main(["--help"])) == (0, 0)
+    text = capsys.readouterr().out
+    assert text[: len(text) // 2] == text[len(text) // 2 :]
+    assert main(["help", "trian"]) == 2
+    assert "did you mean 'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -243,7 +243,8 @@ def test_commands_take_names(lab, capsys):
         assert "no run" not in error  # it was found, and is of another task
     code, out, _ = shoal_says(capsys, "label", *flag)
     assert (code, all(word in out for word in ("best", "good", "pair", "2 runs"))) == (0, True)
-    assert shoal_says(capsys, "delete", "best", "--yes", *flag)[0] == 0
+    code, out, _ = shoal_says(capsys, "delete", "best", "--yes", *flag)
+    assert (code, f"{A} best, {SPECS[0].model}, seed 0, done at step 2" in out) == (0, True)
     assert lab.runs() == [B, C]
 
 
