@@ -150,6 +150,7 @@ def text(tmp_path):
 def test_a_text_is_trained_on_in_nanogpts_setting(text):
     (case,) = Request(["text"], text=str(text)).cases()
     assert [(s.method, s.members) for s in Request(["text"], text=str(text)).subjects(case)] == [
+        ("compiled", 1),
         ("shoal", 1),
         ("shoal", 4),
     ]
