@@ -400,7 +400,7 @@ def test_parked_members_of_different_places_of_a_pass_do_not_meet():
 @pytest.mark.slow
 def test_many_steps_between_two_looks_and_recordings_change_nothing(tmp_path, monkeypatch, expected):
     looks, stacks, real = [], joins(monkeypatch), Session._ahead
-    monkeypatch.setitem(loop.AT_ONCE, "cpu", 100)
+    monkeypatch.setattr(loop, "CHECKED", 1e9)
     monkeypatch.setattr("shoal.training.stack.Launches", lambda device: Launches(device, recorded))
     monkeypatch.setattr(Session, "_ahead", lambda self, stack: looks.append(real(self, stack)) or looks[-1])
     folder = begun(tmp_path, MIXED, "plain")
