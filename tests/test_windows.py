@@ -106,7 +106,7 @@ def in_float64(stack):
 
 
 def assert_the_models(specs, without_kernels=False):
-    """Hold scores and gradients to those of the model in float64, where float32 has no larger error with the model itself.
+    """Hold scores and gradients to those of the model in float64, as near as float32 comes with the model itself.
 
     Variants without norms, or with norms over few numbers, multiply rounding by thousands.
     """
