@@ -6,10 +6,10 @@ from shoal.measures import EQUATIONS
 from shoal.report.certificates import certificates
 
 
-def cohort(name, *alone, record=0.0, steps=25):
+def cohort(name, *alone, record=0.0, steps=25, members=20):
     """A cohort of which these members were retrained alone, or one without a certificate."""
-    members = {f"{name}-{i}": {"loss": loss, "parameters": parameters} for i, (loss, parameters) in enumerate(alone)}
-    certificate = {"members": 20, "steps": steps, "alone": members, "record": record}
+    each = {f"{name}-{i}": {"loss": loss, "parameters": parameters} for i, (loss, parameters) in enumerate(alone)}
+    certificate = {"members": members, "steps": steps, "alone": each, "record": record}
     return SimpleNamespace(id=name, certificate=lambda: certificate if alone else None, measures=lambda: EQUATIONS)
 
 
@@ -37,3 +37,9 @@ def test_what_was_not_recorded_or_not_certified_is_no_number():
     )
     assert table.rows[0][1][-1].text == "–"
     assert certificates([cohort("a")]) == certificates([]) == ([], [])
+
+
+def test_where_nothing_was_stacked_the_sentence_says_so():
+    single, several = cohort("a", (0.0, 0.0), members=1), cohort("b", (0.0, 0.0))
+    assert "nothing was stacked" in certificates([single])[0][0]
+    assert "nothing was stacked" not in certificates([single, several])[0][0]
