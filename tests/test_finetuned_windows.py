@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from functools import partial
 
 import adapted
 import pytest
@@ -10,12 +11,12 @@ import torch
 from helpers import CPU, theta
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from test_windows import begun, found_by
+from test_windows import begun
+from window_models import assert_the_models, moved_stack
 
 from shoal.errors import UserError
 from shoal.fast.bases import Frozen
 from shoal.fast.engine import choose_engine, engine_kernels, products_for
-from shoal.fast.windows import WindowScorer
 from shoal.lab.tensors import save_tensors
 from shoal.models.bases import read_base
 from shoal.models.settings import GPTSettings
@@ -24,8 +25,6 @@ from shoal.spec import RunSpec
 from shoal.tasks.build import build_model
 from shoal.training.loop import Options, Session, train_cohort
 from shoal.training.memory import stack_bytes
-from shoal.training.plan import Cohort
-from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_steps
 
 pytestmark = pytest.mark.skipif(engine_kernels("windows", CPU).library_for is None, reason="no compiler")
@@ -83,23 +82,13 @@ def runs(folder, name, members=2, base=None, **own):
 
 def stack_of(specs, engine="windows", products=None):
     """A stack away from its initial values, where B is not 0; what pads an adapter stays 0."""
-    stack = Stack(Cohort(tuple(specs)), CPU, engine, products)
-    noise = torch.Generator().manual_seed(1)
+    stack = moved_stack(specs, engine, products)
     with torch.no_grad():
-        stack.theta += 0.2 * torch.randn(stack.theta.shape[1], generator=noise)
         for place, spec in enumerate(specs):
             for name, tensor in stack.parameters().items() if spec.adapter != "full" else ():
                 rows = tensor[place] if name.endswith(".A") else tensor[place].T
                 rows[spec.lora_rank :] = 0
     return stack
-
-
-def assert_the_models(specs, without_kernels=False, products=None):
-    slow, fast = stack_of(specs, "plain"), stack_of(specs, products=products)
-    if without_kernels:
-        fast.scorer = WindowScorer(fast.scorer.members, None)
-    for found, expected in zip(found_by(fast), found_by(slow), strict=True):
-        torch.testing.assert_close(found, expected, atol=3e-5 * max(1.0, float(expected.abs().max())), rtol=0)
 
 
 CASES = [
@@ -119,7 +108,7 @@ CASES = [
 def test_losses_and_gradients_are_those_of_the_model(folder, base, own):
     specs = runs(folder, base, **own)
     assert choose_engine(specs[0], math.inf, CPU).engine == "windows"
-    assert_the_models(specs)
+    assert_the_models(partial(stack_of, specs))
 
 
 BITS = [("gpt", {}, "own"), ("variant", {"adapter": "qlora"}, "torch"), ("lstm", {}, "own")]
@@ -298,7 +287,8 @@ longer = settings(
 @longer
 @given(variant=variants(), members=st.integers(1, 3), products=st.sampled_from(["own", "torch"]))
 def test_every_variant_has_the_losses_and_gradients_of_the_model(folder, without_kernels, variant, members, products):
-    assert_the_models(possible(folder, variant, members), without_kernels, products)
+    specs = possible(folder, variant, members)
+    assert_the_models(partial(stack_of, specs, products=products), without_kernels)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Engine ``windows`` with pretrained tables, tuned, frozen and projected, against the model as it is written."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +9,13 @@ from helpers import CPU, theta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pair_files import parallel
+from window_models import assert_the_models, moved_stack
 
 from shoal.fast.engine import choose_engine, engine_kernels
-from shoal.fast.windows import WindowScorer
 from shoal.spec import RunSpec
 from shoal.tasks.build import count_frozen, initial_model
 from shoal.training.frozen import tables_agree, with_one_table
 from shoal.training.memory import stack_bytes
-from shoal.training.plan import Cohort
-from shoal.training.stack import Stack
 from shoal.training.step import evaluate, train_steps
 
 pytestmark = pytest.mark.skipif(engine_kernels("windows", CPU).library_for is None, reason="no compiler")
@@ -58,33 +58,8 @@ def runs(
 
 
 def stack_of(specs, engine="windows"):
-    """A stack away from its initial values, so that biases and norms matter."""
-    products = "own" if specs[0].get("hidden_size") == 64 else None  # of the kernels of wide LSTMs
-    stack = Stack(Cohort(tuple(specs)), CPU, engine, products)
-    with torch.no_grad():
-        stack.theta += 0.2 * torch.randn(stack.theta.shape[1], generator=torch.Generator().manual_seed(1))
-    return stack
-
-
-def found_by(stack):
-    """Scores and gradient of a training batch that is not full, and scores of the last scored part."""
-    stack.sampler.prepare(stack.steps)
-    stack.at += 1
-    stack.steps += 1
-    indices, counts = stack.draw()
-    scores, gradient = stack.gradient(indices, counts & (torch.arange(counts.shape[1]) < counts.shape[1] - 1))
-    found = [*(value.detach() for value in scores.values()), (gradient / gradient.abs().max()).clone()]
-    with torch.no_grad():
-        part, form = stack.passes[-1]
-        return [*found, *stack.score(part, form=form).values()]
-
-
-def assert_the_models(specs, without_kernels=False):
-    slow, fast = stack_of(specs, "plain"), stack_of(specs)
-    if without_kernels:
-        fast.scorer = WindowScorer(fast.scorer.members, None)
-    for found, expected in zip(found_by(fast), found_by(slow), strict=True):
-        torch.testing.assert_close(found, expected, atol=3e-5 * max(1.0, float(expected.abs().max())), rtol=0)
+    """A stack away from its initial values."""
+    return moved_stack(specs, engine, "own" if specs[0].get("hidden_size") == 64 else None)  # kernels of wide LSTMs
 
 
 PROJECTED = [
@@ -97,13 +72,13 @@ PROJECTED = [
 def test_losses_and_gradients_are_those_of_the_model(given_files, model, projected):
     specs = runs(given_files, model, projected=projected, side="both" if model == "encoder_decoder" else "source")
     assert choose_engine(specs[0], 1e9, CPU).engine == "windows"
-    assert_the_models(specs)
+    assert_the_models(partial(stack_of, specs))
 
 
 def test_wide_lstms_do_not_change_frozen_rows_either(given_files):
     for model in ("lstm", "lstm_encoder_decoder"):
         for frozen in (True, False):
-            assert_the_models(runs(given_files, model, frozen=frozen, hidden_size=64))
+            assert_the_models(partial(stack_of, runs(given_files, model, frozen=frozen, hidden_size=64)))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -211,7 +186,7 @@ def variants(draw):
 @given(variant=variants())
 def test_every_variant_has_the_losses_and_gradients_of_the_model(given_files, without_kernels, variant):
     model, own = variant
-    assert_the_models(runs(given_files, model, **own), without_kernels)
+    assert_the_models(partial(stack_of, runs(given_files, model, **own)), without_kernels)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Engine ``windows`` against the model as it is written, and members against their neighbours on it."""
 
 import math
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -8,13 +9,13 @@ import torch
 from helpers import CPU, theta
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from window_models import assert_the_models, moved_stack
 
 import shoal
 from shoal.errors import UserError
 from shoal.fast.build import Kernels
 from shoal.fast.engine import available, choose_engine, engine_kernels
 from shoal.fast.fused import fused_kernels
-from shoal.fast.windows import WindowScorer
 from shoal.lab.cohort import CohortFolder
 from shoal.models.encoder_translator import EncoderTranslator
 from shoal.models.pair_settings import EncoderTranslatorSettings
@@ -62,12 +63,8 @@ def runs(text, members=2, **changes):
 
 
 def stack_of(specs, engine="windows"):
-    """A stack away from its initial values, so that biases and norms matter."""
-    stack = Stack(Cohort(tuple(specs)), CPU, engine, products_of(specs[0]))
-    noise = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        stack.theta += 0.2 * torch.randn(stack.theta.shape[1], generator=noise)
-    return stack
+    """A stack away from its initial values."""
+    return moved_stack(specs, engine, products_of(specs[0]))
 
 
 def products_of(spec):
@@ -75,53 +72,9 @@ def products_of(spec):
     return "own" if {32, 64} & {spec.get("embedding_size"), spec.get("hidden_size")} else None
 
 
-def found_by(stack):
-    """Scores and gradients of two training batches and an evaluation's, and the scores of the last scored part."""
-    found = []
-    for training in (False, True):
-        stack.sampler.prepare(stack.steps)
-        stack.at += 1
-        stack.steps += 1
-        indices, counts = stack.draw()
-        if training:  # as a step does whose batch is not full, and otherwise as PyTorch is asked
-            counts = counts & (torch.arange(counts.shape[1]) < max(1, counts.shape[1] - 1))
-            scores, gradient = stack.gradient(indices, counts)
-        else:
-            scores = stack.score(indices, form=stack.form)
-            (gradient,) = torch.autograd.grad((scores["loss"] * counts).sum(), stack.theta)
-        found += [*(value.detach() for value in scores.values()), (gradient / gradient.abs().max()).clone()]
-    with torch.no_grad():
-        part, form = stack.passes[-1]
-        found += stack.score(part, form=form).values()
-    return found
-
-
-def in_float64(stack):
-    """A stack of engine ``plain`` with its parameters, buffers and data in float64."""
-    stack.theta = stack.theta.detach().double().requires_grad_()
-    stack.model.double()
-    for tensors in (stack.frozen, stack.frozen_each, stack.per_member, stack.tensors):
-        tensors |= {name: value.double() for name, value in tensors.items() if value.is_floating_point()}
-    return stack
-
-
-def assert_the_models(specs, without_kernels=False):
-    """Hold scores and gradients to those of the model in float64, as near as float32 comes with the model itself.
-
-    Variants without norms, or with norms over few numbers, multiply rounding by thousands.
-    """
-    fast = stack_of(specs)
-    if without_kernels:
-        fast.scorer = WindowScorer(fast.scorer.members, None)
-    models = found_by(stack_of(specs, "plain")), found_by(in_float64(stack_of(specs, "plain")))
-    for found, rounded, exact in zip(found_by(fast), *models, strict=True):
-        atol = 3e-5 * max(1.0, float(exact.abs().max())) + 4 * float((rounded - exact).abs().max())
-        torch.testing.assert_close(found.double(), exact.double(), atol=atol, rtol=0)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_and_gradients_are_those_of_the_model(text, family):
-    assert_the_models(runs(text, **FAMILIES[family]))
+    assert_the_models(partial(stack_of, runs(text, **FAMILIES[family])))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +287,7 @@ def possible(text, members, own):
 @settings(max_examples=60, deadline=None)
 @given(own=variants(), members=st.integers(1, 3))
 def test_every_variant_has_the_losses_and_gradients_of_the_model(text, without_kernels, own, members):
-    assert_the_models(possible(text, members, own), without_kernels)
+    assert_the_models(partial(stack_of, possible(text, members, own)), without_kernels)
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ class _Dequantised(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, stored: Callable[[], Codes]) -> Tensor:
         """Dequantise and multiply."""
-        return F.linear(x, stored().dequantise())
+        return F.linear(x, stored().dequantise().to(x.dtype))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -89,7 +89,7 @@ class _Dequantised(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Gradient of the inputs; codes have none."""
-        return gradient @ ctx.stored().dequantise(), None
+        return gradient @ ctx.stored().dequantise().to(gradient.dtype), None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, None], x: Tensor, stored: Callable[[], Codes]) -> tuple[Tensor, int]:
