@@ -120,7 +120,7 @@ def test_by_a_setting_restarts_are_neither_averaged_nor_tested(fitted):
     assert not any("p = " in answer or "ρ" in answer or "±" in answer for answer in report.answers)
     best = report.sections[0].tables[0]
     assert [label for label, _ in best.rows] == ["num_states 2", "num_states 3"]
-    assert {"AIC", "BIC", "held out", "found again", "converged"} <= set(best.header)
+    assert {"AIC", "BIC", "held out [95 %]", "found again", "converged"} <= set(best.header)
     held = dict(fitted.records().fits().select("run", "valid_log_likelihood").rows())
     assert best.data["valid_log_likelihood"].to_list() == [held[run] for run in best.data["run"]]
     assert report.answers[0].startswith("EM of ") and any("choose" in answer for answer in report.answers)

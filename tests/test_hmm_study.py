@@ -100,6 +100,7 @@ def test_the_best_of_restarts_is_sound_and_counted_within_a_tenth_of_a_nat():
             "run": ["a", "b", "c", "d", "e"],
             "log_likelihood": [-10.0, -10.09, -10.2, -5.0, -7.0],
             "valid_log_likelihood": [0.0] * 5,
+            "valid_problem": [""] * 5,
             "parameters": [1] * 5,
             "aic": [0.0] * 5,
             "bic": [0.0] * 5,

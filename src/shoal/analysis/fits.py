@@ -16,9 +16,9 @@ def best_of_restarts(fits: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
     Returns:
         One row per setting, in order: ``by``; ``restarts``; ``degenerate``, how many have a problem; the ``run`` of
-        the best and its ``log_likelihood``, ``valid_log_likelihood``, ``parameters``, ``aic``, ``bic`` and
-        ``converged``; and ``again``, how many, itself included, are without a problem and within 0.1 nats of it. Where
-        every restart has a problem, the run and what is of it are null, and ``again`` is 0.
+        the best and its ``log_likelihood``, ``valid_log_likelihood``, ``valid_problem``, ``parameters``, ``aic``,
+        ``bic`` and ``converged``; and ``again``, how many, itself included, are without a problem and within 0.1 nats
+        of it. Where every restart has a problem, the run and what is of it are null, and ``again`` is 0.
     """
     is_sound = pl.col("problem") == ""
     counts = fits.group_by(by, maintain_order=True).agg(
@@ -33,7 +33,7 @@ def best_of_restarts(fits: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
         .group_by(by)
         .agg(pl.len().cast(pl.Int64).alias("again"))
     )
-    names = ("run", "log_likelihood", "valid_log_likelihood", "parameters", "aic", "bic", "converged")
+    names = ("run", "log_likelihood", "valid_log_likelihood", "valid_problem", "parameters", "aic", "bic", "converged")
     return (
         counts.join(best.select(*by, *names), on=list(by), how="left", nulls_equal=True, maintain_order="left")
         .join(again, on=list(by), how="left", nulls_equal=True, maintain_order="left")

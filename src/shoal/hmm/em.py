@@ -21,7 +21,7 @@ from shoal.hmm.models import HMM, stacked
 from shoal.hmm.probabilities import COUNTED, shares
 
 FLOOR = 1e-6  # of a variance, as a share of the variance of all data in its dimension
-FALL = 1e-9  # of the log-likelihood, as a share of it or, below 1 nat, in nats: larger than rounding
+FALL = 1e-9  # as :func:`falls` has it; larger than rounding
 PARTS = ("start", "transitions", "emissions")
 UPDATES = ("pairwise", "conditional")
 
@@ -115,6 +115,13 @@ def fit(
     return state.result(smallest)
 
 
+def falls(before: Array, after: Array) -> Array:
+    """How far log-likelihoods fell, as a share of each or, below 1 nat, in nats; 0 where one is not finite."""
+    with np.errstate(invalid="ignore"):
+        shares_of = (before - after) / np.maximum(np.abs(before), 1.0)
+    return np.where(np.isfinite(shares_of), np.maximum(shares_of, 0.0), 0.0)
+
+
 def maximised(model: HMM, counts: Counts, variance_floor: Array | None = None, learn: Sequence[str] = PARTS) -> HMM:
     """Models that maximise the expected log-likelihood of the complete data: the M-step.
 
@@ -190,7 +197,7 @@ class _Fitting:
     def _is_going(self, values: Array, is_impossible: np.ndarray, tolerance: float, stops_at_fall: bool) -> np.ndarray:
         """Return True for each active model that has neither converged nor fallen."""
         before = self.history[self.step - 1, self.active]
-        fell = ~is_impossible & (values < before - FALL * np.maximum(np.abs(before), 1.0))
+        fell = ~is_impossible & (falls(before, values) > FALL)
         for i in np.flatnonzero(fell).tolist():
             text = f"the log-likelihood fell from {before[i]:.9g} to {values[i]:.9g} at update {self.step}"
             self.problems[int(self.active[i])].setdefault("fell", Problem("fell", (), text))

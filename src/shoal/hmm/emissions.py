@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shoal.errors import UserError
 from shoal.hmm.data import Array, Integers, Sequences
-from shoal.hmm.probabilities import check_distributions, logarithms
+from shoal.hmm.probabilities import check_distributions, logarithms, numbers_of
 
 _LOG_2_PI = float(np.log(2 * np.pi))
 
@@ -196,9 +196,7 @@ Emissions = Categorical | Gaussian
 
 def _stacked(name: str, array: Any, dimensions: int) -> Array:
     """Array with an axis of models, which a single model may lack."""
-    numbers = np.asarray(array)
-    if numbers.dtype.kind not in "iuf":
-        raise UserError(f"{name} must be numbers, got {numbers.dtype}")
+    numbers = numbers_of(name, array)
     numbers = np.ascontiguousarray(numbers, dtype=np.float64)
     if numbers.ndim != dimensions or not numbers.size:
         raise UserError(f"{name} must have {dimensions} axes, models first, none of them empty; got {numbers.shape}")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from shoal.errors import UserError
 from shoal.hmm.data import Array, Integers
 from shoal.hmm.emissions import Categorical, Emissions, Gaussian
-from shoal.hmm.probabilities import check_distributions
+from shoal.hmm.probabilities import check_distributions, numbers_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +44,7 @@ class HMM:
 
     def __post_init__(self) -> None:
         for name in ("start", "transitions"):
-            array = np.asarray(getattr(self, name))
-            if array.dtype.kind not in "iuf":
-                raise UserError(f"{name} must be numbers, got {array.dtype}")
+            array = numbers_of(name, getattr(self, name))
             object.__setattr__(self, name, np.ascontiguousarray(array, dtype=np.float64))
         R, K = self.emissions.size
         for name, array, shape in (("start", self.start, (R, K)), ("transitions", self.transitions, (R, K, K))):

@@ -1,11 +1,29 @@
 """Checks of probabilities, and their logarithms."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from shoal.errors import UserError
 from shoal.hmm.data import Array
 
 _TOLERANCE = 1e-6  # of a sum, as float32 would give it
+
+
+def numbers_of(name: str, given: ArrayLike) -> NDArray[Any]:
+    """Array of numbers, as they were given.
+
+    Raises:
+        UserError: rows are of unequal length, or there is something else than numbers.
+    """
+    try:
+        array = np.asarray(given)
+    except ValueError:
+        raise UserError(f"{name} must be one array: its rows are of unequal length") from None
+    if array.dtype.kind not in "iuf":
+        raise UserError(f"{name} must be numbers, got {array.dtype}")
+    return array
 
 
 def check_distributions(name: str, probabilities: Array) -> None:

@@ -5,7 +5,7 @@ Sources: Akaike 1974; Schwarz 1978; Hurvich and Tsai 1989; Efron and Tibshirani 
 Shapes: ``R`` models, ``K`` states, ``S`` sequences.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from shoal.hmm.starts import random_models
 AGAIN = 0.1  # nats from the best, within which a restart has found it again
 LEVEL = 0.95
 RESAMPLES = 2000
+_CHUNK = 1 << 21  # sequences of the resamples that are held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,7 @@ class Criteria:
     aicc: float
 
 
-def criteria(model: HMM, log_likelihood: float, n: int) -> Criteria:
+def criteria(model: HMM, log_likelihood: float, n: float) -> Criteria:
     """Criteria of models with a log-likelihood of n observations that are not missing."""
     p = model.n_parameters
     aic = 2 * p - 2 * log_likelihood
@@ -163,11 +164,24 @@ def per_observation(
     nothing = np.full(len(value), np.nan)
     if S == 1:
         return HeldOut(value, nothing, nothing)
-    rows = np.random.default_rng(seed).integers(S, size=(resamples, S))
-    totals = np.maximum(sizes[rows].sum(axis=1), 1.0)  # a resample may hold missing observations alone
-    means = np.stack([values[rows].sum(axis=1) / totals for values in log_likelihood])  # (R, resamples)
+    is_impossible = log_likelihood == -np.inf  # 0 times which is no number
+    possible, impossible = np.where(is_impossible, 0.0, log_likelihood), is_impossible.astype(np.float64)
+    means = np.empty((len(value), resamples))
+    for first, times in _resampled(S, resamples, seed):
+        totals = np.maximum(times @ sizes, 1.0)  # a resample may hold missing observations alone
+        part = np.where(impossible @ times.T > 0, -np.inf, possible @ times.T / totals)
+        means[:, first : first + len(times)] = part
     ends = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=1, method="inverted_cdf")
     return HeldOut(value, ends[0], ends[1])
+
+
+def _resampled(S: int, resamples: int, seed: int) -> Iterator[tuple[int, Array]]:
+    """Number of the first of some resamples, and how often each holds each sequence, ``(n, S)``."""
+    random, step = np.random.default_rng(seed), max(1, _CHUNK // S)
+    for first in range(0, resamples, step):
+        n = min(step, resamples - first)
+        rows = random.integers(S, size=(n, S)) + S * np.arange(n)[:, None]
+        yield first, np.bincount(rows.ravel(), minlength=n * S).reshape(n, S).astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,12 +34,9 @@ def random_models(
         UserError: K or R is below 1, there are fewer observations than states, a symbol is V or more, or numbers do not
             vary.
     """
-    if K < 1:
-        raise UserError(f"the number of states must be at least 1, got {K}")
-    if R < 1:
-        raise UserError(f"the number of models must be at least 1, got {R}")
-    if seed < 0:
-        raise UserError(f"seed must be an integer of at least 0, got {seed}")
+    for name, number, least in (("the number of states", K, 1), ("the number of models", R, 1), ("seed", seed, 0)):
+        if not isinstance(number, int | np.integer) or number < least:
+            raise UserError(f"{name} must be an integer of at least {least}, got {number!r}")
     if covariance not in COVARIANCES:
         known = ", ".join(COVARIANCES)
         raise UserError(f"unknown covariance {covariance!r}: one of {known}{nearest(covariance, COVARIANCES)}")

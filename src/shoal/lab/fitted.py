@@ -22,6 +22,9 @@ class Fitted:
         model: the model, a stack of one.
         log_likelihood: of its training sequences, each as often as it was drawn, in nats.
         valid_log_likelihood: of the validation sequences, in nats; -inf where one is impossible.
+        valid_problem: which observation of theirs is, in words; empty where none is.
+        observations: number of training observations that are not missing, each as often as it was drawn; None in labs
+            of earlier versions.
         updates: number of updates until then.
         converged: true where the last gained less than the tolerance.
         problems: problems of the fit, in words, for which it is never the best; none of a sound one.
@@ -30,6 +33,8 @@ class Fitted:
     model: "HMM"
     log_likelihood: float
     valid_log_likelihood: float
+    valid_problem: str
+    observations: float | None
     updates: int
     converged: bool
     problems: tuple[str, ...]
@@ -59,5 +64,13 @@ def read_fitted(folder: CohortFolder, run: str, steps: Sequence[int]) -> Fitted:
             raise
         raise LabError(f"{path} is damaged: it holds no fitted model ({error})") from None
     texts = tuple(problem["text"] for problem in note["problems"])
-    numbers = (note["log_likelihood"], note["valid_log_likelihood"], note["updates"], note["converged"])
-    return Fitted(model, *numbers, texts)
+    return Fitted(
+        model,
+        note["log_likelihood"],
+        note["valid_log_likelihood"],
+        note.get("valid_problem", ""),
+        note.get("observations"),
+        note["updates"],
+        note["converged"],
+        texts,
+    )

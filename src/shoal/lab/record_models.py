@@ -13,12 +13,15 @@ from shoal.lab.record_views import Run
 from shoal.spec import RunSpec
 
 if TYPE_CHECKING:
+    from shoal.hmm import HeldOut
     from shoal.lab.records import Records
+    from shoal.tasks.sequences.data import Observations
 
 FITS: dict[str, Any] = {
     "run": pl.String,
     "log_likelihood": pl.Float64,
     "valid_log_likelihood": pl.Float64,
+    "valid_problem": pl.String,
     "updates": pl.Int64,
     "converged": pl.Boolean,
     "parameters": pl.Int64,
@@ -90,13 +93,32 @@ class ModelRecords:
             raise UserError(f"run {run} is of model {spec.model!r}, which EM does not fit")
         return read_fitted(self._folders[run], run, self.model_steps(run, step))
 
+    def held_out(self, run: str | Run | RunSpec) -> "HeldOut":
+        """Log-likelihood per observation of the validation sequences under the kept model of a run, in nats.
+
+        Returns:
+            Its value and a percentile interval (95 %) over resampled sequences.
+
+        Raises:
+            UserError: the run is of another family, or its sequences cannot be read.
+            LabError: no model was kept, or a file is damaged.
+        """
+        import numpy as np
+
+        from shoal.hmm import Sequences, held_out
+
+        spec, fitted = self._all().spec_of(self._all().find(run)), self.fitted(run)
+        data: Observations = spec.task_part.data()  # type: ignore[attr-defined]  # of sequences
+        return held_out(fitted.model, Sequences(data.values, data.lengths).subset(np.flatnonzero(data.is_valid)))
+
     def fits(self) -> pl.DataFrame:
         """One row per hidden Markov model that is fitted.
 
         Returns:
             ``run``; ``log_likelihood`` of its training sequences, each as often as it was drawn, and
-            ``valid_log_likelihood``, in nats, exact to float64; ``updates``, ``converged``; the number of free
-            ``parameters``; ``aic`` and ``bic`` of the training sequences; and ``problem``, empty of a sound fit.
+            ``valid_log_likelihood``, in nats, exact to float64; ``valid_problem``, which observation of the validation
+            sequences is impossible; ``updates``, ``converged``; the number of free ``parameters``; ``aic`` and ``bic``
+            of the training sequences; and ``problem``, empty of a sound fit.
 
         Raises:
             LabError: a file is damaged.
@@ -109,12 +131,14 @@ class ModelRecords:
             if settings["optimizer"] != "em" or not self._folders[run].models(run):
                 continue
             one, spec = self.fitted(run), self._all().spec_of(run)
-            measured = criteria(one.model, one.log_likelihood, spec.num_observations)
+            n = spec.num_observations if one.observations is None else one.observations
+            measured = criteria(one.model, one.log_likelihood, n)
             rows.append(
                 {
                     "run": run,
                     "log_likelihood": one.log_likelihood,
                     "valid_log_likelihood": one.valid_log_likelihood,
+                    "valid_problem": one.valid_problem,
                     "updates": one.updates,
                     "converged": one.converged,
                     "parameters": measured.n_parameters,

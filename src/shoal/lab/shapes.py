@@ -245,6 +245,8 @@ class FitNote(Shape):
 
     log_likelihood: float
     valid_log_likelihood: float
+    valid_problem: str = ""
+    observations: float | None = None  # not in labs of earlier versions
     updates: Count
     converged: bool
     problems: list[FitProblem]

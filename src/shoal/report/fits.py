@@ -1,20 +1,25 @@
 """Fits by EM in a report: the best of the restarts of each setting, how often it was found again, and what failed."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import polars as pl
 
 from shoal.analysis.fits import best_of_restarts
+from shoal.errors import UserError
 from shoal.lab import Records
 from shoal.report.page import Section
 from shoal.report.table import Cell, Table
-from shoal.report.words import NOTHING, counted, listed, number
+from shoal.report.words import NOTHING, counted, listed, number, with_interval
 
 _MOST_NAMED = 6
 CAPTION = (
     "Best of the restarts of each setting, by the log-likelihood of the training sequences (nats, in float64), among "
-    "fits without a problem. Held out: of the validation sequences. Found again: how many restarts, the best included, "
+    "fits without a problem. Held out: of the validation sequences, per observation, with its percentile interval (95 "
+    "%) over resampled sequences; without one where there is a single sequence, or the sequences cannot be read any "
+    "more. Found again: how many restarts, the best included, "
     "came within 0.1 nats of it; where it is 1, a better one may be missing. Degenerate: fits with a state that no "
     "observation belongs to, a variance at its floor, an impossible observation, or a likelihood that fell; these are "
     "never the best. P: free parameters. AIC and BIC: −2 log L + 2 P and −2 log L + P log n, the smaller the better. "
@@ -35,8 +40,29 @@ def fits_section(records: Records, labels: Mapping[str, str]) -> tuple[list[Sect
     labelled = fits.with_columns(pl.col("run").replace_strict(labels).alias("setting"))
     about = "the best of the restarts of each setting, and how often it was found again."
     alike = is_of_one_data_set(records)
-    section = Section("Best of restarts", tables=[fits_table(labelled, one_data_set=alike)], about=about)
+    table = fits_table(labelled, held_out_of(labelled, [records]), one_data_set=alike)
+    section = Section("Best of restarts", tables=[table], about=about)
     return [section], fits_sentences(labelled, alike)
+
+
+def held_out_of(fits: pl.DataFrame, sources: Iterable[Records]) -> dict[str, tuple[float, float | None, float | None]]:
+    """Held-out log-likelihood per observation of the best fit of each setting, and the ends of its interval, by run.
+
+    Args:
+        fits: as :meth:`shoal.lab.Records.fits`, with the column ``setting``.
+        sources: the records that they are of.
+    """
+    best = best_of_restarts(fits, ["setting"]).drop_nulls("run")
+    found = {}
+    for records in sources:
+        for run in best["run"].to_list():
+            if run not in records.specs or run in found:
+                continue
+            with suppress(UserError):  # its sequences may be elsewhere by now
+                held = records.held_out(run)
+                low, high = (None if math.isnan(end[0]) else float(end[0]) for end in (held.low, held.high))
+                found[run] = (float(held.value[0]), low, high)
+    return found
 
 
 def is_of_one_data_set(records: Records) -> bool:
@@ -68,16 +94,19 @@ def fits_sentences(fits: pl.DataFrame, one_data_set: bool, most: int = 6) -> lis
     out += [_best_in_words(row) for row in shown]
     if len(shown) < len(rows):
         out.append(f"The best of the other {len(rows) - len(shown)} settings are in the table.")
-    return [*out, *degenerate_sentences(fits)]
+    return [*out, *impossible_sentences(best), *degenerate_sentences(fits)]
 
 
 def _chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The setting that each criterion chooses."""
-    return {
+    chosen = {
         "AIC": min(rows, key=lambda row: float(row["aic"])),
         "BIC": min(rows, key=lambda row: float(row["bic"])),
-        "the held-out likelihood": max(rows, key=lambda row: float(row["valid_log_likelihood"])),
     }
+    most = max(rows, key=lambda row: float(row["valid_log_likelihood"]))
+    if most["valid_log_likelihood"] > -math.inf:
+        chosen["the held-out likelihood"] = most
+    return chosen
 
 
 def _not_converged(fits: pl.DataFrame, best: pl.DataFrame) -> list[str]:
@@ -110,16 +139,24 @@ def _best_in_words(row: Mapping[str, Any]) -> str:
     )
 
 
-def fits_table(fits: pl.DataFrame, name: str = "fits", one_data_set: bool = True) -> Table:
+def fits_table(
+    fits: pl.DataFrame, held_out: Mapping[str, tuple[float, float | None, float | None]], one_data_set: bool = True
+) -> Table:
     """Table of the best fits by ``setting``.
 
     Args:
         fits: as :meth:`shoal.lab.Records.fits`, with the column ``setting``.
-        name: of the table.
+        held_out: as :func:`held_out_of`.
         one_data_set: true where AIC and BIC compare the settings; the smallest is then in bold.
     """
-    best = best_of_restarts(fits, ["setting"])
-    header = ["setting", "log L", "held out", "found again", "degenerate", "P", "AIC", "BIC", "converged", "run"]
+    held = ("held_out", "held_out_low", "held_out_high")
+    numbers = pl.DataFrame(
+        [(run, *each) for run, each in held_out.items()],
+        {"run": pl.String, **dict.fromkeys(held, pl.Float64)},
+        orient="row",
+    )
+    best = best_of_restarts(fits, ["setting"]).join(numbers, on="run", how="left", maintain_order="left")
+    header = ["setting", "log L", "held out [95 %]", "found again", "degenerate", "P", "AIC", "BIC", "converged", "run"]
     lowest_of = {
         name: best[name].drop_nulls().sort().head(1).to_list() if one_data_set else [] for name in ("aic", "bic")
     }
@@ -128,7 +165,7 @@ def fits_table(fits: pl.DataFrame, name: str = "fits", one_data_set: bool = True
             row["setting"],
             [
                 Cell(_likelihood(row["log_likelihood"])),
-                Cell(_likelihood(row["valid_log_likelihood"])),
+                Cell(with_interval(row[held[0]], row[held[1]], row[held[2]], digits=5)),
                 Cell(f"{row['again']} of {row['restarts']}"),
                 Cell(str(row["degenerate"])),
                 Cell(NOTHING if row["parameters"] is None else f"{row['parameters']:,}"),
@@ -139,7 +176,20 @@ def fits_table(fits: pl.DataFrame, name: str = "fits", one_data_set: bool = True
         )
         for row in best.iter_rows(named=True)
     ]
-    return Table(name, header, rows, CAPTION, best)
+    return Table("fits", header, rows, CAPTION, best)
+
+
+def impossible_sentences(best: pl.DataFrame) -> list[str]:
+    """Sentence that names validation sequences that the best fits hold impossible, and where; none where none is."""
+    failed = best.filter(pl.col("valid_log_likelihood") == -math.inf).select("setting", "valid_problem").rows()
+    if not failed:
+        return []
+    named = "; ".join(f"{setting}: {problem or NOTHING}" for setting, problem in failed[:_MOST_NAMED])
+    more = f"; and {len(failed) - _MOST_NAMED} more" if len(failed) > _MOST_NAMED else ""
+    return [
+        f"Held out, the log-likelihood of {len(failed)} of {counted(len(best), 'setting')} is −∞ ({named}{more}). EM "
+        "gives probability 0 to symbols, and to orders of symbols, that no training sequence holds."
+    ]
 
 
 def degenerate_sentences(fits: pl.DataFrame) -> list[str]:

@@ -24,7 +24,8 @@ def by_states(numbers: Sequence[Mapping[str, Any]], title: str) -> Chart:
     frame = pl.DataFrame(list(numbers), infer_schema_length=None).sort("num_states")
     x = alt.X("num_states:O", title="hidden states K", axis=alt.Axis(labelAngle=0))
     scale = alt.Scale(zero=False)
-    base = alt.Chart(frame.select("num_states", "held", "held_low", "held_high"))
+    finite = [pl.when(pl.col(name).is_finite()).then(name) for name in ("held", "held_low", "held_high")]
+    base = alt.Chart(frame.select("num_states", *finite))
     title_of_y = "held-out log L (nats per observation)"
     y = alt.Y("held:Q", title=title_of_y, scale=scale)
     held = [

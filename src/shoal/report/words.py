@@ -1,5 +1,6 @@
 """Numbers, intervals, p values and damage in words."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,13 @@ NOTHING = "–"
 def number(value: float | None, digits: int = 3) -> str:
     """``1,250``, ``0.0123``, ``−3.2``: thousands as whole numbers, the rest to some significant digits.
 
-    >>> [number(x) for x in (1250.4, 0.01234, -3.2, 0.0, None)]
-    ['1,250', '0.0123', '−3.2', '0', '–']
+    >>> [number(x) for x in (1250.4, 0.01234, -3.2, 0.0, -math.inf, None)]
+    ['1,250', '0.0123', '−3.2', '0', '−∞', '–']
     """
     if value is None:
         return NOTHING
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
     text = f"{round(value):,}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
     return text.replace("-", "−")
 

@@ -1,5 +1,6 @@
 """Sections and sentences of the studies of hidden Markov models, made from what they have measured."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,10 +8,10 @@ import numpy as np
 import polars as pl
 
 from shoal.report import Figure, Section, Table
-from shoal.report.fits import degenerate_sentences
+from shoal.report.fits import degenerate_sentences, impossible_sentences
 from shoal.report.hmm_figures import by_states, emissions, restarts, updates
 from shoal.report.table import Cell
-from shoal.report.words import NOTHING, counted, number, with_interval
+from shoal.report.words import NOTHING, counted, listed, number, with_interval
 from shoal.studies.hmm_scores import pairs_of_updates
 
 Measured = Mapping[str, Any]
@@ -48,7 +49,7 @@ def _numbers_table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 Cell(_nats(row["log_likelihood"])),
                 Cell(_nats(row["aic"]), best=row["aic"] == least["aic"]),
                 Cell(_nats(row["bic"]), best=row["bic"] == least["bic"]),
-                Cell(_interval(row, "held"), best=row["held"] == most),
+                Cell(_interval(row, "held"), best=row["held"] == most > -math.inf),
                 Cell(NOTHING if row["held"] == most else _interval(row, "below")),
             ],
         )
@@ -70,10 +71,15 @@ def states_sentences(measured: Measured) -> list[str]:
     chosen = {
         "AIC": min(rows, key=lambda row: float(row["aic"])),
         "BIC": min(rows, key=lambda row: float(row["bic"])),
-        "held-out likelihood": max(rows, key=lambda row: float(row["held"])),
     }
+    top = max(rows, key=lambda row: float(row["held"]))
+    impossible = _impossible_sentences(rows)
+    of_numbers = f"Of K = {rows[0]['num_states']} to {rows[-1]['num_states']} states"
+    if top["held"] == -math.inf:
+        words = listed([f"{name} chooses {row['num_states']}" for name, row in chosen.items()])
+        return [f"{of_numbers} {words}.", *impossible]
+    chosen["held-out likelihood"] = top
     words = ", ".join(f"{name} chooses {row['num_states']}" for name, row in chosen.items())
-    top = chosen["held-out likelihood"]
     alike = [row["num_states"] for row in rows if row is not top and row["below_high"] >= 0]
     fewest = min([*alike, top["num_states"]])
     compared = (
@@ -82,9 +88,21 @@ def states_sentences(measured: Measured) -> list[str]:
         else "every other number is below it by more than its interval over resampled validation sequences"
     )
     return [
-        f"Of K = {rows[0]['num_states']} to {rows[-1]['num_states']} states {words}. Held out, K = {top['num_states']} "
-        f"has {_interval(top, 'held')} nats per observation; {compared}."
+        f"{of_numbers} {words}. Held out, K = {top['num_states']} has {_interval(top, 'held')} nats per observation; "
+        f"{compared}.",
+        *impossible,
     ]
+
+
+def _impossible_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    named = pl.DataFrame(
+        {
+            "setting": [f"K = {row['num_states']}" for row in rows],
+            "valid_log_likelihood": [row["valid_log_likelihood"] for row in rows],
+            "valid_problem": [row.get("valid_problem", "") for row in rows],  # not measured by earlier versions
+        }
+    )
+    return impossible_sentences(named)
 
 
 def restarts_section(measured: Measured) -> Section:
@@ -281,5 +299,6 @@ def _nats(value: float) -> str:
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
-    values = [f"{row[f'{name}{end}']:.4f}".replace("-", "−") for end in ("", "_low", "_high")]
-    return f"{values[0]} [{values[1]}, {values[2]}]"
+    values = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
+    texts = [f"{x:.4f}".replace("-", "−") if math.isfinite(x) else number(x) for x in values]
+    return texts[0] if math.isnan(values[1]) else f"{texts[0]} [{texts[1]}, {texts[2]}]"

@@ -76,14 +76,20 @@ def _fits(form: Form, study: Study, records: Records) -> pl.DataFrame:
 
 
 def _numbers(best: pl.DataFrame, models: Mapping[int, HMM], valid: Sequences) -> list[dict[str, Any]]:
-    """Row for each number of states: held-out log-likelihood per observation, and how far it is below the highest."""
+    """Row for each number of states: held-out log-likelihood per observation, and how far it is below the highest.
+
+    Where a validation sequence is impossible, its log-likelihood is -inf; the highest is then of a number of states
+    without one. Where there is none, nothing is compared, and differences are NaN.
+    """
     each = {K: log_likelihood(model, valid).log_likelihood for K, model in models.items()}  # (1, S) each
     held = {K: per_observation(values, valid) for K, values in each.items()}
     top = max(held, key=lambda K: float(held[K].value[0]))
     rows = []
     for row in best.iter_rows(named=True):
         K = int(row["num_states"])
-        below = per_observation(each[K] - each[top], valid)
+        with np.errstate(invalid="ignore"):
+            gaps = each[K] - each[top] if np.isfinite(each[top]).all() else np.full_like(each[top], np.nan)
+        below = per_observation(gaps, valid)
         numbers = {"held": held[K], "below": below}
         ends = {
             f"{name}{end}": float(getattr(one, what)[0])

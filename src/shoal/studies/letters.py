@@ -91,6 +91,6 @@ def letters_sentence(scores: Mapping[str, Any]) -> str:
     return (
         f"With {len(table)} states {together} of the vowels {' '.join(vowels)} belong to one state, with "
         f"{' '.join(letter for letter in groups[state] if letter not in VOWELS) or 'nothing'} beside them; the other "
-        f"has {' '.join(groups[1 - state])}. The state of the vowels holds {shares:.0%} of the letters, and the "
-        f"probabilities of staying are {stays}{turns}."
+        f"has {' '.join(groups[1 - state]) or 'none'}. The state of the vowels holds {shares:.0%} of the letters, and "
+        f"the probabilities of staying are {stays}{turns}."
     )

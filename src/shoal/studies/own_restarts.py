@@ -10,7 +10,7 @@ import polars as pl
 
 from shoal.report import Section
 from shoal.report.by import value_name
-from shoal.report.fits import fits_sentences, fits_table
+from shoal.report.fits import fits_sentences, fits_table, held_out_of
 from shoal.report.words import counted
 from shoal.spec.known import known_settings
 from shoal.studies.crossing import SEED_AXES
@@ -53,7 +53,8 @@ def restarts(grid: Grid, sources: Mapping[str, Results]) -> tuple[list[str], lis
     n = counted(fits["setting"].n_unique(), "setting")
     answers = [*fits_sentences(fits, alike), f"{counted(len(fits), 'run')} of {n}. {_NO_REPLICATES}{data}"]
     about = "the best of the restarts of each setting, how often it was found again, AIC, BIC and held-out likelihood."
-    return answers, [Section("Best of restarts", tables=[fits_table(fits, one_data_set=alike)], about=about)]
+    held = held_out_of(fits, [one.records for one in sources.values()])
+    return answers, [Section("Best of restarts", tables=[fits_table(fits, held, one_data_set=alike)], about=about)]
 
 
 def _labels(grid: Grid) -> dict[str, str]:

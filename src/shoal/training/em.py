@@ -23,7 +23,7 @@ from shoal.errors import UserError
 from shoal.hmm import HMM, Counts, Problem, arrays_of, conditional_counts, degeneracies, expected_counts, maximised
 from shoal.hmm.counts import impossible_observations, in_lanes
 from shoal.hmm.data import Array
-from shoal.hmm.em import FALL
+from shoal.hmm.em import FALL, falls
 from shoal.lab.cohort import CohortFolder
 from shoal.measures import SPLITS
 from shoal.training.due import is_evaluated, is_saved
@@ -139,7 +139,7 @@ class EMSession(BaseSession):
     def _standing(self, now: Evaluated) -> tuple[np.ndarray, dict[int, Ending]]:
         """Members that go on, as a mask ``(R,)``, and the endings of the others by their places."""
         roster = self.roster
-        fell = now.train < roster.before - FALL * np.abs(roster.before)  # never before the first update
+        fell = falls(roster.before, now.train) > FALL  # never before the first update, where there is no number
         roster.fell_at = np.where(fell & (roster.fell_at == NEVER), roster.taken, roster.fell_at)
         with np.errstate(invalid="ignore"):
             converged = ~fell & (np.abs(now.train - roster.before) < roster.tolerance)
@@ -160,25 +160,21 @@ class EMSession(BaseSession):
         """Problems of a member, for which it is never the best of its restarts."""
         roster, problems = self.roster, []
         if now.train[place] == -np.inf:
-            weights = roster.weights[place]
-            places = impossible_observations(now.counts.select(np.array([place])), self.data.sequences)
-            first = next(one for one in places if weights[one.sequence] > 0)
-            name = self._named(first.symbol)
-            problems.append(
-                Problem(
-                    "impossible", (), f"{name} at position {first.position} of sequence {first.sequence} is impossible"
-                )
-            )
+            problems.append(Problem("impossible", (), self._impossible(place, now, roster.weights[place] > 0)))
         if roster.fell_at[place] != NEVER:
             at = int(roster.fell_at[place])
             problems.append(Problem("fell", (), f"the log-likelihood fell at update {at}"))
         one = roster.current.select(place)
         return [*problems, *degeneracies(one, now.counts.visits[place], self.data.floor)]
 
-    def _named(self, symbol: int | None) -> str:
-        if symbol is None:
-            return "the observation"
-        return f"symbol {self.shared.task_part.data().symbols[symbol]!r}"  # type: ignore[attr-defined]
+    def _impossible(self, place: int, now: Evaluated, among: np.ndarray) -> str:
+        """Words for the first observation of these sequences, ``(S,)``, that a member holds impossible."""
+        places = impossible_observations(now.counts.select(np.array([place])), self.data.sequences)
+        first = next(one for one in places if among[one.sequence])
+        name = "the observation"
+        if first.symbol is not None:
+            name = f"symbol {self.shared.task_part.data().symbols[first.symbol]!r}"  # type: ignore[attr-defined]
+        return f"{name} at position {first.position} of sequence {first.sequence} is impossible"
 
     def _record(self, now: Evaluated, endings: Mapping[int, Ending]) -> None:
         """Keep rows of the members that the schedule evaluates, and models that it saves."""
@@ -203,9 +199,12 @@ class EMSession(BaseSession):
     def _keep(self, place: int, now: Evaluated, problems: list[Problem], converged: bool) -> None:
         roster = self.roster
         step = int(roster.taken[place])
+        is_valid = self.data.is_valid
         note = {
             "log_likelihood": float(now.train[place]),
             "valid_log_likelihood": float(now.valid[place]),
+            "valid_problem": self._impossible(place, now, is_valid) if now.valid[place] == -np.inf else "",
+            "observations": float(roster.weights[place] @ self.data.counts),
             "updates": step,
             "converged": converged,
             "problems": [asdict(problem) for problem in problems],

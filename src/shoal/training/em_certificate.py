@@ -13,6 +13,7 @@ import torch
 
 from shoal.hmm import HMM, Sequences, arrays_of, maximised, messages, pairwise_posteriors, stacked
 from shoal.hmm.data import Array
+from shoal.hmm.em import falls
 from shoal.hmm.enumeration import enumerated, longest
 from shoal.spec import RunSpec
 from shoal.training.due import is_evaluated
@@ -44,16 +45,14 @@ def certify_em(specs: Sequence[RunSpec], runs: Sequence[str], steps: int) -> tup
 
 
 def _fitted(specs: Sequence[RunSpec], data: Fitted, steps: int) -> tuple[HMM, Array, float]:
-    """Models after so many updates, losses ``(T, 2, R)``, and the largest relative fall of a likelihood."""
+    """Models after so many updates, losses ``(T, 2, R)``, and the largest fall of a likelihood (see ``falls``)."""
     model = stacked([data.start(spec) for spec in specs])
     weights = np.stack([data.weights(spec) for spec in specs])
     losses, fall, before = [], 0.0, None
     for step in range(steps + 1):
         now = evaluated(model, data, weights, specs[0].update)
         if before is not None:
-            with np.errstate(invalid="ignore"):
-                falls = (before - now.train) / np.abs(before)
-            fall = max(fall, float(np.nan_to_num(falls, nan=0.0).max()))
+            fall = max(fall, float(falls(before, now.train).max()))
         if is_evaluated(specs[0], step) or step == steps:
             losses.append(np.stack([now.losses["train"], now.losses["valid"]]))
         before = now.train

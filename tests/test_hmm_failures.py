@@ -1,0 +1,151 @@
+"""Fits of hidden Markov models that fail, or score sequences that they hold impossible: in the lab and on its pages."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+import shoal
+from shoal.hmm import HMM, Sequences, maximised, selection
+from shoal.hmm.selection import best_of, per_observation
+from shoal.lab import Lab
+from shoal.report.runs import report_runs
+from shoal.spec import RunSpec, grid
+from shoal.studies import Form, Results, get_study
+from shoal.studies.own_axes import own_grid
+from shoal.studies.own_grid import report_own_grid
+from shoal.tasks.sequences.data import resampled
+from shoal.training.certificate import certify
+from shoal.training.loop import Options, train_cohort
+from shoal.training.plan import plan
+
+SEEN, UNSEEN = "0 1 0 1\n", "0 0 1 2\n"  # no sequence that trains holds a 2
+PLACE = "symbol '2' at position 3 of sequence 1 is impossible"
+
+
+def of_lines(path, text, **settings) -> RunSpec:
+    path.write_text(text)
+    given = {"observations": str(path), "valid_share": 0.5, "n_steps": 5, "tolerance": 0.0}
+    return RunSpec(**{"task": "sequences", **given, **settings})
+
+
+@pytest.fixture(scope="module")
+def impossible(tmp_path_factory):
+    """Records of runs whose validation sequences hold a symbol that did not train, and one whose sequences do not."""
+    folder = tmp_path_factory.mktemp("impossible")
+    base = of_lines(folder / "a.txt", (SEEN + UNSEEN) * 4)
+    return shoal.train(grid(base, num_states=[1, 2], seed=[0, 1]), folder / "lab")
+
+
+def test_an_impossible_sequence_that_was_held_out_is_named_and_is_no_fault_of_the_fit(impossible):
+    fits = impossible.fits()
+    assert fits["valid_log_likelihood"].to_list() == [-math.inf] * 4
+    assert fits["valid_problem"].to_list() == [PLACE] * 4
+    assert fits["problem"].to_list() == [""] * 4  # it says nothing of training
+    assert impossible.runs()["state"].to_list() == ["done"] * 4
+    assert math.isfinite(fits["log_likelihood"].min())
+    report = report_runs(impossible, "shoal report")
+    (told,) = [answer for answer in report.answers if answer.startswith("Held out")]
+    assert "2 of 2 settings is −∞" in told and told.count(PLACE) == 2
+    assert any("AIC" in answer and "held-out" not in answer for answer in report.answers if "choose" in answer)
+    (table,) = [table for section in report.sections for table in section.tables if table.name == "fits"]
+    column = table.header.index("held out [95 %]") - 1
+    assert {cells[column].text for _, cells in table.rows} == {"−∞ [−∞, −∞]"}
+
+
+def test_pages_by_a_setting_say_so_too(impossible):
+    results = Results(impossible)
+    report = report_own_grid(own_grid(results, ["num_states"], None, None), {"lab": results}, "shoal report")
+    assert any(PLACE in answer for answer in report.answers)
+
+
+def test_a_study_compares_no_number_of_states_by_what_all_hold_impossible(tmp_path):
+    text = "ab" * 25 + "ba" * 25  # blocks of 10, of which every other validates
+    (tmp_path / "a.txt").write_text(text * 3 + "ab" * 9 + "#b" + text)
+    study = get_study("letters")
+    settings = {"text": [str(tmp_path / "a.txt")], "alphabet": ["chars"], "block_length": ["10"], "n_steps": ["3"]}
+    settings |= {"num_states": ["1", "2"], "seed": ["0"], "valid_share": ["0.5"]}
+    form = Form(quick=True, settings=settings)
+    specs = form.specs(study)
+    data = specs[0].task_part.data()
+    (block,) = np.flatnonzero([data.symbols.index("#") in row for row in data.values.reshape(-1, 10)])
+    assert data.is_valid[block]
+    shoal.train(specs, tmp_path / "lab", workers=1)
+    records = Lab(tmp_path / "lab").records(spec.id for spec in specs)
+    measured = study.measure_models(form, records)
+    assert [row["held"] for row in measured["numbers"]] == [-math.inf] * 2
+    assert all(math.isnan(row["below"]) for row in measured["numbers"])
+    report = study.report(Results(records, json.loads(json.dumps(measured))), form)
+    (told,) = [answer for answer in report.answers if answer.startswith("Held out")]
+    assert f"symbol '#' at position 8 of sequence {block} is impossible" in told
+    assert not any("cannot be told" in answer or "every other number" in answer for answer in report.answers)
+    assert not any("nan" in answer.lower() for answer in report.answers)
+
+
+def test_the_interval_of_a_mean_with_an_impossible_sequence_reaches_minus_infinity():
+    data = Sequences(np.zeros(8, dtype=np.int64), [2] * 4)
+    held = per_observation(np.array([[-1.0, -2.0, -3.0, -math.inf], [-1.0, -2.0, -3.0, -4.0]]), data)
+    assert held.value.tolist() == [-math.inf, -1.25]
+    assert held.low[0] == -math.inf and not np.isnan(held.high).any()
+    assert -2 < held.low[1] < -1.25 < held.high[1] < -0.5
+
+
+def test_resamples_are_the_same_however_many_are_drawn_at_once(monkeypatch):
+    data = Sequences(np.zeros(65, dtype=np.int64), np.arange(1, 21) // 4 + 1)
+    values = -np.random.default_rng(1).gamma(2, size=(3, 20))
+    whole = per_observation(values, data, resamples=500)
+    monkeypatch.setattr(selection, "_CHUNK", 70)  # three of 20 sequences
+    parts = per_observation(values, data, resamples=500)
+    np.testing.assert_allclose(parts.low, whole.low, rtol=1e-12)
+    rows = np.random.default_rng(0).integers(20, size=(500, 20))
+    means = values[:, rows].sum(axis=2) / data.lengths[rows].sum(axis=1)
+    np.testing.assert_allclose(whole.low, np.quantile(means, 0.025, axis=1, method="inverted_cdf"), rtol=1e-12)
+
+
+def test_rounding_is_no_fall_of_a_run_however_near_0_its_likelihood_is(tmp_path):
+    random = np.random.default_rng(0)
+    values = np.concatenate([random.normal(0, 1, 100), random.normal(4, 1, 100)])
+    fitted = best_of(Sequences(values), K=2, restarts=2, tolerance=0.0, iterations=100)
+    values = values * np.exp(fitted.log_likelihood / len(values))  # of which the densities multiply to 1
+    text = " ".join(map(repr, values.tolist()))
+    base = of_lines(tmp_path / "a.txt", f"{text}\n{text}\n", emissions="gaussian", num_states=2, n_steps=100)
+    records = shoal.train(grid(base, seed=range(3)), tmp_path / "lab")
+    fits = records.fits()
+    assert fits["log_likelihood"].abs().min() < 1e-6
+    assert fits["problem"].to_list() == [""] * 3 and records.runs()["state"].to_list() == ["done"] * 3
+    assert certify(records.cohorts()[0], records.ids[:1], 100)["fall"] < 1e-9
+
+
+def test_a_likelihood_that_falls_ends_the_run_as_failed(tmp_path, monkeypatch):
+    """The M-step is broken at the third update, as no data can break it."""
+    base = of_lines(tmp_path / "a.txt", "0 1 0 1 1 0\n0 0 1 1 1 0\n" * 6, n_steps=9)
+    updates = []
+
+    def broken(model, counts, floor):
+        """Emissions of the other state, from the third update on."""
+        updates.append(1)
+        found = maximised(model, counts, floor)
+        other = found.permuted(np.array([[1, 0]] * len(found))).emissions
+        return HMM(found.start, found.transitions, other) if len(updates) >= 3 else found
+
+    monkeypatch.setattr("shoal.training.em.maximised", broken)
+    (cohort,) = plan(grid(base, seed=range(3)))
+    folder = Lab(tmp_path / "lab").create().cohort(cohort.id)
+    folder.create(list(cohort.members), threads=1)
+    train_cohort(folder, Options())
+    records = Lab(tmp_path / "lab").records()
+    runs = records.runs()
+    assert runs["state"].to_list() == ["diverged"] * 3
+    assert runs["problem"].str.contains("the log-likelihood fell at update 3").all()
+    assert records.fits()["problem"].str.contains("fell").all()
+
+
+def test_bic_of_a_resample_counts_what_was_drawn(tmp_path):
+    base = of_lines(tmp_path / "a.txt", "".join("0 1 " * n + "1\n" for n in range(1, 13)), bootstrap_seed=3)
+    records = shoal.train(base, tmp_path / "lab")
+    (row,) = records.fits().to_dicts()
+    data, one = base.task_part.data(), records.fitted(base)
+    n = float(resampled(data.is_valid, 3) @ data.counts)
+    assert one.observations == n != base.num_observations
+    assert row["bic"] == pytest.approx(row["parameters"] * math.log(n) - 2 * row["log_likelihood"])
