@@ -47,6 +47,36 @@ NUMBERS = {
         "inputs that a loss at step 1 reaches": (3, 0),
         "forward states that it reaches": (1, 0),
     },
+    "plot_07_hidden_markov_model": {
+        "paths of 3 states over 6 places": (729, 0),
+        **{f"difference of {name} from the sums over paths": (0, 1e-13) for name in ("α", "β", "ξ", "Ω")},
+        **{
+            f"Ω at place {i}, from state {j} to {k}": (value, digit)
+            for (i, j, k), value, digit in (
+                ((1, 1, 1), 0.989, 5e-4),
+                ((1, 1, 2), 0.011, 5e-4),
+                ((1, 2, 1), 0.525, 5e-4),
+                ((1, 2, 2), 0.475, 5e-4),
+                ((3, 1, 1), 0.119, 5e-4),
+                ((3, 1, 2), 0.881, 5e-4),
+                ((3, 2, 1), 0.0017, 5e-5),
+                ((3, 2, 2), 0.9983, 5e-5),
+            )
+        },
+        **{
+            f"log p(y) after {step} updates, {name}": (value, 5e-6)
+            for name, values in (
+                ("EM", (-3.77998, -3.00962, -2.98830, -2.98449)),
+                ("the document's update", (-3.77998, -3.28318, -3.69885, -3.91308)),
+            )
+            for step, value in enumerate(values)
+        },
+        "updates of EM that lower it, of 30": (0, 0),
+        "log p(y) where EM ends": (-2.98354, 5e-6),
+        "log p(y) where the document's update ends": (-4.05821, 5e-6),
+        "models whose likelihood falls, EM, of 2,000": (0, 0),
+        "difference of P* from P": (0, 1e-6),
+    },
     "plot_08_threshold_neurons": {
         "functions of 1 input with a neuron, of 4": (4, 0),
         "functions of 2 inputs with a neuron, of 16": (14, 0),
