@@ -53,10 +53,12 @@ def apart(one, other):
 # -----------------------------------------------------
 # With :math:`\ell_i(j) = p(y_i \mid Z_i = j)`, the messages are
 #
-# .. math:: \alpha_i(j) &= p(Z_i = j,\ y_1, \dots, y_{i-1}), & \qquad \alpha_1 &= \pi, & \qquad
-#    \alpha_{i+1}(k) &= \sum_j \alpha_i(j)\, \ell_i(j)\, P_{jk} \\
-#    \beta_i(j) &= p(y_{i+1}, \dots, y_n \mid Z_i = j), & \qquad \beta_n &= 1, & \qquad
-#    \beta_i(j) &= \sum_k P_{jk}\, \ell_{i+1}(k)\, \beta_{i+1}(k) .
+# .. math::
+#
+#    \alpha_i(j) &= p(Z_i = j,\ y_1, \dots, y_{i-1}) \\
+#    \alpha_1 &= \pi, \qquad \alpha_{i+1}(k) = \sum_j \alpha_i(j)\, \ell_i(j)\, P_{jk} \\
+#    \beta_i(j) &= p(y_{i+1}, \dots, y_n \mid Z_i = j) \\
+#    \beta_n &= 1, \qquad \beta_i(j) = \sum_k P_{jk}\, \ell_{i+1}(k)\, \beta_{i+1}(k) .
 #
 # :math:`\alpha_i` leaves out the observation of its own place. Given :math:`Z_i` and :math:`Z_{i+1}`, the observations
 # before, at and behind the two places are independent, so the joint probability is a product with one factor for each:
