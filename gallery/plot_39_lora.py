@@ -422,12 +422,12 @@ for rounding in ("nearest", "floor"):
         answered["rounding"].append(rounding)
         answered["right"].append(right_answers(quantised, additions))
         expected = right_answers(formula, additions)
-        check(f"right answers, {rounding}, m = {m}", answered["right"][-1], expected)
-check("right answers in 32 bits", unquantised, right_answers(run.model().double(), additions))
+        check(f"right additions, {rounding}, m = {m}", answered["right"][-1], expected)
+check("right additions in 32 bits", unquantised, right_answers(run.model().double(), additions))
 right = dict(zip(zip(answered["rounding"], answered["m"], strict=True), answered["right"], strict=True))
-check("8 bits change the number by one at most", abs(right["nearest", 8] - unquantised) <= 1, True)
-check("4 bits, nearest, keep nine in ten", right["nearest", 4] >= 0.9 * unquantised, True)
-check("4 bits, floor, keep nine in ten", right["floor", 4] >= 0.9 * unquantised, False)
+check("8 bits change the number of right additions by one at most", abs(right["nearest", 8] - unquantised) <= 1, True)
+check("4 bits, nearest, keep nine in ten of them", right["nearest", 4] >= 0.9 * unquantised, True)
+check("4 bits, floor, keep nine in ten of them", right["floor", 4] >= 0.9 * unquantised, False)
 
 figure(
     Panel(
@@ -480,17 +480,17 @@ of_qlora, exact = logits_of_all(qlora), logits_of_all(with_matrices(merged_onto_
 onto_W = with_matrices(merged_onto_W, torch.float32), with_matrices(merged_onto_W)
 merged = with_matrices(merged_onto_trained, torch.float32)
 untrained = right_answers(run.model(), subtractions)
-check("right answers before", untrained, right_answers(run.model().double(), subtractions))
+check("right subtractions before fine-tuning", untrained, right_answers(run.model().double(), subtractions))
 learned = right_answers(qlora, subtractions)
-check("right answers after", learned, right_answers(with_matrices(merged_onto_trained), subtractions))
-check("at least five times as many", learned >= 5 * untrained, True)
+check("right subtractions after it", learned, right_answers(with_matrices(merged_onto_trained), subtractions))
+check("at least five times as many as before", learned >= 5 * untrained, True)
 check("largest difference of a logit, merged onto ΔW̃", (logits_of_all(merged) - of_qlora).abs().max(), 0, 1e-3)
-check("right answers, merged onto ΔW̃", right_answers(merged, subtractions), learned)
+check("right subtractions, merged onto ΔW̃", right_answers(merged, subtractions), learned)
 difference = (logits_of_all(onto_W[0]) - of_qlora).abs().max()
 check("largest difference of a logit, merged onto W", difference, (logits_of_all(onto_W[1]) - exact).abs().max(), 1e-3)
 lost = right_answers(onto_W[0], subtractions)
-check("right answers, merged onto W", lost, right_answers(onto_W[1], subtractions))
-check("fewer than before it was merged", lost < learned, True)
+check("right subtractions, merged onto W", lost, right_answers(onto_W[1], subtractions))
+check("fewer than before merging", lost < learned, True)
 
 # %%
 # R4.4 (b): which to choose

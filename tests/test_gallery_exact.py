@@ -9,12 +9,13 @@ import torch
 import shoal.decoding.beam
 import shoal.exact
 import shoal.hmm.em
+import shoal.quantisation
 from shoal.decoding.stopping import Lengths
 from shoal.exact import BidirectionalRNN, ThresholdNeuron, parity
 from shoal.gallery import Off, run_page
 from shoal.hmm import conditional_counts, expected_counts
 from shoal.models import LayerNorm, MultiHeadedAttention
-from shoal.quantisation import AbsmaxCodes
+from shoal.quantisation import quantise_absmax
 
 FOLDER = Path(__file__).parents[1] / "gallery"
 
@@ -46,6 +47,12 @@ def counts(model, data, weights=None):
     return replace(expected_counts(model, data, weights), pairs=conditional_counts(model, data, weights))
 
 
+def codes(*arguments, right=quantise_absmax, **named):
+    """Codes with a step that is a thousandth too long."""
+    made = right(*arguments, **named)
+    return replace(made, delta=1.001 * made.delta)
+
+
 def lengths(T, length_penalty):
     """Lengths of a stopping rule that compares present scores, whatever a hypothesis can still reach."""
     divisors = (1.0, *(float(length) ** length_penalty for length in range(1, T + 1)))
@@ -62,7 +69,7 @@ BROKEN = {
     "plot_36_normalisation": (shoal.exact, "moments", moments),
     "plot_37_message_passing": (MultiHeadedAttention, "get_attention_weights", weights),
     "plot_38_decoding": scaled(shoal.decoding.beam, "log_probabilities"),
-    "plot_39_lora": scaled(AbsmaxCodes, "dequantise"),
+    "plot_39_lora": (shoal.quantisation, "quantise_absmax", codes),
     "plot_40_stopping": (Lengths, "up_to", lengths),
 }
 
