@@ -22,8 +22,13 @@ from shoal.gallery import Axis, Choice, Panel, check, dots, figure, rule, words
 # AND: :math:`w = (1, 1)`, :math:`b = -1.5`: only :math:`1 + 1` is enough. OR: :math:`w = (1, 1)`, :math:`b = -0.5`: one
 # 1 is enough.
 
-for name, neuron, table in (("AND", AND, (0, 0, 0, 1)), ("OR", OR, (0, 1, 1, 1)), ("NAND", NAND, (1, 1, 1, 0))):
-    print(f"{name}: w = ({neuron.w[0]}, {neuron.w[1]}), b = {neuron.b}")
+for name, neuron, weights, table in (
+    ("AND", AND, (1, 1, -1.5), (0, 0, 0, 1)),
+    ("OR", OR, (1, 1, -0.5), (0, 1, 1, 1)),
+    ("NAND", NAND, (-1, -1, 1.5), (1, 1, 1, 0)),
+):
+    for unknown, value, expected in zip(("w1", "w2", "b"), (*neuron.w, neuron.b), weights, strict=True):
+        check(f"{unknown} of {name}", value, expected)
     for x, expected in zip(inputs(2), table, strict=True):
         check(f"{name} of {x[0]} and {x[1]}", neuron(x), expected)
 

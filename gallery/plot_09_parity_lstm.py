@@ -46,14 +46,14 @@ from shoal.models import LSTMCell
 
 cell = parity_cell()
 check("class of the cell", type(cell).__name__, LSTMCell.__name__)
-for name, gate in (
-    ("f", cell.forget_gate),
-    ("i", cell.input_gate),
-    ("C", cell.candidate_cell),
-    ("o", cell.output_gate),
+for name, gate, expected in (
+    ("f", cell.forget_gate, "(0, -1), 0.5"),
+    ("i", cell.input_gate, "(0, 1), -0.5"),
+    ("C", cell.candidate_cell, "(-1, 0), 1"),
+    ("o", cell.output_gate, "(0, 0), 0.5"),
 ):
     (of_x, of_h), bias = gate.weight[0].tolist(), gate.bias.item()
-    print(f"W_{name} = ({of_h:g}, {of_x:g}), b_{name} = {bias:g}")
+    check(f"W_{name} and b_{name}", f"({of_h:g}, {of_x:g}), {bias:g}", expected)
 
 # %%
 # All 8,190 strings of up to 12 bits, the cell state after every bit against counting the ones:
@@ -102,6 +102,7 @@ check("differences of its last cell state", (C.squeeze(-1) != parities(bits)[:, 
 
 bits = bit_strings(12)
 right = parities(bits)
+check("strings of 12 bits", len(bits), 4096)
 for a, share, digit in ((5, 0.019, 5e-4), (8, 0.999, 5e-4), (10, 1.0, 0.0)):
     states = cell_states(bits, parity_cell(soft_gates(a)))
     check(

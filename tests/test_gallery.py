@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from shown import foreign_signs, in_words
+from typed_numbers import typed, unknown_in_output, unknown_in_words
 
 from shoal.errors import UserError
 from shoal.gallery import (
@@ -47,7 +48,39 @@ NUMBERS = {
         "inputs that a loss at step 1 reaches": (3, 0),
         "forward states that it reaches": (1, 0),
     },
+    "plot_07_hidden_markov_model": {
+        "paths of 3 states over 6 places": (729, 0),
+        **{f"difference of {name} from the sums over paths": (0, 1e-13) for name in ("α", "β", "ξ", "Ω")},
+        **{
+            f"Ω at place {i}, from state {j} to {k}": (value, digit)
+            for (i, j, k), value, digit in (
+                ((1, 1, 1), 0.989, 5e-4),
+                ((1, 1, 2), 0.011, 5e-4),
+                ((1, 2, 1), 0.525, 5e-4),
+                ((1, 2, 2), 0.475, 5e-4),
+                ((3, 1, 1), 0.119, 5e-4),
+                ((3, 1, 2), 0.881, 5e-4),
+                ((3, 2, 1), 0.0017, 5e-5),
+                ((3, 2, 2), 0.9983, 5e-5),
+            )
+        },
+        **{
+            f"log p(y) after {step} updates, {name}": (value, 5e-6)
+            for name, values in (
+                ("EM", (-3.77998, -3.00962, -2.98830, -2.98449)),
+                ("the document's update", (-3.77998, -3.28318, -3.69885, -3.91308)),
+            )
+            for step, value in enumerate(values)
+        },
+        "updates of EM that lower it, of 30": (0, 0),
+        "log p(y) where EM ends": (-2.98354, 5e-6),
+        "log p(y) where the document's update ends": (-4.05821, 5e-6),
+        "models whose likelihood falls, EM, of 2,000": (0, 0),
+        "difference of P* from P": (0, 1e-6),
+    },
     "plot_08_threshold_neurons": {
+        "b of AND": (-1.5, 0),
+        "b of OR": (-0.5, 0),
         "functions of 1 input with a neuron, of 4": (4, 0),
         "functions of 2 inputs with a neuron, of 16": (14, 0),
         "functions of 3 inputs with a neuron, of 256": (104, 0),
@@ -56,6 +89,7 @@ NUMBERS = {
     },
     "plot_09_parity_lstm": {
         "strings": (8190, 0),
+        "strings of 12 bits": (4096, 0),
         "cell states that are not the parity": (0, 0),
         "strings right after every bit, a = 5": (0.019, 5e-4),
         "strings right after every bit, a = 8": (0.999, 5e-4),
@@ -189,6 +223,11 @@ NUMBERS = {
             for score in ("sum", "mean per token")
             for steps in (25, 50, 100, 200, 400)
         },
+        **{
+            f"answers that the rule as written changes, sum, {steps} training steps": (0, 0)
+            for steps in (25, 50, 100, 200, 400)
+        },
+        "answers to them that the rule changes": (0, 0),
     },
 }
 
@@ -246,6 +285,90 @@ def test_other_imports_are_seen_wherever_they_stand():
     text = "import torch, numpy\ndef f():\n    from math import exp\n    from . import shown\nimport shoal.models\n"
     assert foreign_imports(text) == ["numpy", "math", "."]
     assert foreign_imports("__import__('os')") == ["__import__"]
+
+
+# ---- numbers in the words of pages
+
+# pages whose words are not yet held to it
+LATER = {f"plot_{name}" for name in ("33_attention", "34_residuals_and_layer_norm", "35_spectral_radius")}
+LATER |= {"plot_36_normalisation", "plot_38_decoding"}
+
+
+def held(page: Path):
+    marks = [pytest.mark.slow] if page.stem in SLOW else []
+    return pytest.param(page, id=page.stem, marks=[*marks, *([pytest.mark.xfail] if page.stem in LATER else [])])
+
+
+@pytest.mark.parametrize("page", [held(page) for page in PAGES])
+def test_numbers_in_the_words_of_a_page_are_its_own(page):
+    """A number that was typed is a setting, a claim of the document, or the value of a check to as many digits."""
+    assert unknown_in_words(page.read_text("utf-8"), ran(page)[0].recording.checks) == []
+
+
+@pytest.mark.parametrize("page", [held(page) for page in PAGES])
+def test_numbers_that_a_page_prints_are_checked_to_their_digits(page):
+    run = ran(page)[0]
+    assert unknown_in_output(page.read_text("utf-8"), run.recording.checks, run.output) == []
+
+
+SMALL = '''r"""
+A page
+======
+
+It has {words}.
+"""
+from shoal.gallery import check
+
+N_MODELS = 1234
+
+# %%
+# Behind it
+# ---------
+# Here are {comment}, and the E12 of T3.4 in 15 lines.
+
+check("a share", 0.98234, 0.98, 5e-3)
+check("exactly", 2.125, 2.125, 0, document="-9.7 (greedy)")
+print("{printed}")
+'''
+WORDS = {
+    "a setting": ({"words": "1,234 models"}, []),
+    "a value": ({"words": "2.125, or 2.1"}, []),
+    "a percentage": ({"words": "98 % and 98%"}, []),
+    "too many digits": ({"words": "0.982"}, ["1: 0.982"]),
+    "another value": ({"comment": "2.135"}, ["11: 2.135"]),
+    "another count": ({"comment": "1,235 models"}, ["11: 1,235"]),
+    "a count without a comma": ({"comment": "about 320 models"}, ["11: 320"]),
+    "a power": ({"comment": "10^{-5}"}, ["11: 10^{-5}"]),
+    "of the document": ({"comment": "-9.7"}, []),
+    "printed": ({"printed": "0.98 of 1,234, 2.125"}, []),
+    "printed with more digits": ({"printed": "0.982"}, ["0.982: 0.982"]),
+    "a small number that is printed": ({"printed": "7 of 1,234"}, ["7 of 1,234: 7"]),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_number_that_a_page_does_not_produce_is_seen(name, tmp_path):
+    parts, expected = WORDS[name]
+    text = SMALL.format(**{"words": "", "comment": "", "printed": ""} | parts)
+    (tmp_path / "page.py").write_text(text, "utf-8")
+    run = run_page(tmp_path / "page.py")
+    assert unknown_in_words(text, run.recording.checks) + unknown_in_output(text, run.recording.checks, run.output) == (
+        expected
+    )
+
+
+def test_a_page_with_another_number_in_its_words_is_seen():
+    page = FOLDER / "plot_08_threshold_neurons.py"
+    text = page.read_text("utf-8")
+    changed = text.replace("b = -1.5`", "b = -1.7`")
+    assert changed != text
+    assert [place.split()[-1] for place in unknown_in_words(changed, ran(page)[0].recording.checks)] == ["1.7"]
+
+
+def test_numbers_are_read_as_they_are_written():
+    numbers = typed("1.6 million of 10,000, 70 % at 10^{-5}; 3e-6")
+    assert [number.value for number in numbers] == pytest.approx([1.6e6, 10_000, 0.7, 1e-5, 3e-6])
+    assert [number.unit for number in numbers] == pytest.approx([1e5, 1, 0.01, 0, 1e-6])
 
 
 # ---- broken pages and a broken library

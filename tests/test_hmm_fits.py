@@ -16,6 +16,7 @@ from shoal.hmm import (
     Gaussian,
     Problem,
     Sequences,
+    arrays_of,
     best_of,
     bootstrap,
     compare_numbers_of_states,
@@ -25,6 +26,7 @@ from shoal.hmm import (
     held_out,
     log_likelihood,
     match_states,
+    pairwise_posteriors,
     posterior_agreement,
     random_models,
     sample,
@@ -67,14 +69,31 @@ def test_a_state_seen_at_the_last_place_only_keeps_its_transitions():
     assert fitted.sound.all()
 
 
+SMALL = symbols([0.6, 0.4], [[0.7, 0.3], [0.4, 0.6]], [[0.5, 0.4, 0.1], [0.1, 0.3, 0.6]])
+STEPS = Sequences([0, 1, 2])
+
+
 def test_likelihoods_of_a_small_fit():
-    model = symbols([0.6, 0.4], [[0.7, 0.3], [0.4, 0.6]], [[0.5, 0.4, 0.1], [0.1, 0.3, 0.6]])
-    data = Sequences([0, 1, 2])
-    fitted = fit(model, data, iterations=3)
+    fitted = fit(SMALL, STEPS, iterations=3)
     np.testing.assert_allclose(fitted.history[:, 0], [-3.316489, -2.708301, -2.179379, -1.790803], atol=5e-7)
-    same = fit(model, data, iterations=0)
+    same = fit(SMALL, STEPS, iterations=0)
     assert same.log_likelihood[0] == pytest.approx(-3.316489, abs=5e-7) and same.iterations.tolist() == [0]
-    assert (same.model.transitions == model.transitions).all() and (same.model.start == model.start).all()
+    before, after = arrays_of(SMALL), arrays_of(same.model)
+    assert set(before) == {"start", "transitions", "probabilities"} == set(after)
+    for name, array in before.items():
+        assert (after[name] == array).all(), name
+
+
+def test_posteriors_and_counts_of_a_small_model():
+    """Of the first and the third place, and of pairs summed over the two."""
+    first, third, sums = (0.876516, 0.123484), (0.212128, 0.787872), [[0.753252, 0.746196], [0.081808, 0.418743]]
+    pairs, counts = pairwise_posteriors(SMALL, STEPS)[0], expected_counts(SMALL, STEPS)  # (2, 2, 2)
+    np.testing.assert_allclose(pairs[0].sum(axis=1), first, atol=5e-7)
+    np.testing.assert_allclose(pairs[1].sum(axis=0), third, atol=5e-7)
+    np.testing.assert_allclose(pairs.sum(axis=0), sums, atol=5e-7)
+    np.testing.assert_allclose(counts.pairs[0], sums, atol=5e-7)
+    np.testing.assert_allclose(counts.starts[0], first, atol=5e-7)
+    np.testing.assert_allclose(counts.emitted[0][:, [0, 2]], np.transpose([first, third]), atol=5e-7)
 
 
 @pytest.mark.parametrize("covariances", [[[[1.0], [1.0]]], [[[[1.0]], [[1.0]]]]], ids=["diagonal", "full"])

@@ -86,6 +86,16 @@ def test_absmax_errs_by_half_a_step_and_the_floor_by_a_whole_one(bits):
     assert nearest.codes.numel() <= (91 + 7) * bits / 8 + 1
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "floor"])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_the_largest_becomes_the_largest_integer(bits, rounding):
+    """Also where the quotient in float32 is below the integer, as for a tenth of these numbers in 4 bits."""
+    largest = torch.rand(300, generator=torch.Generator().manual_seed(0))
+    for value in largest.tolist():
+        integers = quantise_absmax(torch.tensor([value, -value, 0.3 * value]), bits, rounding).integers()
+        assert integers[:2].tolist() == [2 ** (bits - 1) - 1, 1 - 2 ** (bits - 1)], value
+
+
 def test_zeros_stay_zeros():
     assert quantise_absmax(torch.zeros(3, 5), 4).dequantise().equal(torch.zeros(3, 5))
     for double in (False, True):

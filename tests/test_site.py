@@ -29,6 +29,8 @@ def test_links_of_documents_lead_to_pages(site):
     assert site.linked(text, Path("docs/translation.md"), "translation.md") == (
         "See [speed](speed.md#text), [one](files/src.shoal.models.gpt.py.md), [out](https://example.org), [here](#a)."
     )
+    page = "gallery/plot_07_hidden_markov_model"
+    assert site.linked(f"[a](../{page}.py)", Path("docs/errata.md"), "errata.md") == f"[a]({page}.rst)"
     assert site.linked("[a](ARCHITECTURE.md)", Path("docs/command-line.md"), "command-line/guide.md") == (
         "[a](../architecture.md)"
     )

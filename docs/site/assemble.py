@@ -65,6 +65,8 @@ class Site:
         for path in sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "results").rglob("*.md")]):
             name = path.relative_to(ROOT).as_posix()
             self.pages.setdefault(name, name.removeprefix("docs/"))
+        for path in (ROOT / "gallery").glob("plot_*.py"):
+            self.pages[f"gallery/{path.name}"] = f"gallery/{path.stem}.rst"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
 

@@ -73,7 +73,9 @@ def quantise_absmax(weight: Tensor, bits: int = 4, rounding: str = "nearest") ->
     check_finite(weight)
     largest = weight.abs().max() if weight.numel() else weight.new_zeros(())
     delta = largest / (_half(bits) - 1)
-    scaled = weight * (_half(bits) - 1) / torch.where(largest > 0, largest, 1.0)  # exact for the largest, also floored
+    scaled = weight * (_half(bits) - 1) / torch.where(largest > 0, largest, 1.0)
+    # the largest, whose quotient float32 may round to below its integer: the floor would lose a whole step
+    scaled = torch.where(weight.abs() == largest, weight.sign() * (_half(bits) - 1), scaled)
     integers = (scaled.round() if rounding == "nearest" else scaled.floor()).clamp(-_half(bits), _half(bits) - 1)
     codes = integers.to(torch.int16).reshape(-1) + _half(bits)
     return AbsmaxCodes(pack(codes, bits), delta, weight.shape, bits)
