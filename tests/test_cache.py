@@ -153,8 +153,17 @@ def test_the_repository_around_is_asked_without_running_its_programs(tmp_path, m
     program.write_text(f"#!/bin/sh\ntouch {ran}\n")
     program.chmod(0o755)
     git("config", "core.fsmonitor", str(program))
+    git("config", "filter.any.clean", f"touch {ran}; cat")
+    (tmp_path / ".git" / "info").mkdir(exist_ok=True)
+    (tmp_path / ".git" / "info" / "attributes").write_text("*.py filter=any\n")
     os.utime(source, (1, 1))  # so that the index has something to refresh
     monkeypatch.setattr(environment, "__file__", str(source))
     commit = environment._git_commit()
     assert commit is not None and not commit.endswith("+")
     assert not Path(ran).exists()
+    environment._commit_of.cache_clear()
+    source.write_text("x = 1\n")
+    assert environment._git_commit() == f"{commit}+"
+    git("add", "environment.py")  # it runs the filter
+    environment._commit_of.cache_clear()
+    assert environment._git_commit() == f"{commit}+", "staged, and not committed"

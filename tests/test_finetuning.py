@@ -322,6 +322,9 @@ def test_the_command_trains_ranks_as_one_cohort(lab, capsys):
     (first, _) = records.ids
     generate = ["generate", first, "--prompt", "1 of", "--max-new-tokens", "3", "--lab", str(lab["folder"] / "lab")]
     assert main(generate) == 0
+    within = str(lab["folder"] / "lab" / "reports" / "merged.safetensors")
+    assert main(["merge", first, within, "--lab", str(lab["folder"] / "lab")]) == 2
+    assert "whose files are its own: write the model to another folder" in capsys.readouterr().err
     out = str(lab["folder"] / "merged.safetensors")
     assert main(["merge", first, out, "--lab", str(lab["folder"] / "lab")]) == 0
     assert build_task(tuned(lab, base_model=out)).n_drawn and build_model(tuned(lab, base_model=out))

@@ -366,7 +366,7 @@ def test_a_bad_table_is_one_line_and_nothing_is_written(name, here, capsys):
             "--decimal must be point or comma, got 'commma'; did you mean 'comma'",
         ),
         ("fit scaling runs.csv --irreducible 1e9", "irreducible must be at least 0 and below the largest loss"),
-        ("fit scaling runs.csv --delta 0", "delta must be above 0 and at most 1"),
+        ("fit scaling runs.csv --delta 0", "delta must be from 1e-09 to 1"),
         ("fit scaling runs.csv --delta x", "--delta must be a number, got 'x'"),
         ("fit scaling runs.csv --predict N=7B", "must be two of N, D and C, such as N=7B,D=2T"),
         ("fit scaling runs.csv --predict N=7B,D=1T,C=1e21", "must be two of N, D and C"),

@@ -153,6 +153,7 @@ def test_labels_are_added_taken_away_and_replaced(lab):
         (B, {"untag": "good"}, "none of these runs"),
         (A, {"untag": "paired"}, "of group 'both'"),
         (A, {"tag": "x", "untag": "x"}, "added and removed"),
+        (A, {"group": "both", "ungroup": "both"}, "added to group 'both' and taken out"),
         (C, {"ungroup": "both"}, "none of these"),
         (A, {"ungroup": "bot"}, "did you mean 'both'"),
         ("nosuch", {"tag": "x"}, "no run 'nosuch'"),

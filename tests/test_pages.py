@@ -99,7 +99,7 @@ def test_a_lab_from_before_forms_had_names_shows_the_form_that_it_kept(lab):
 @pytest.mark.parametrize(
     "name",
     [
-        *("sanity", "a/b"),
+        *("sanity", "a/b", "tune-x"),
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in ("sanity-quick", "sanity-mine", "nanda-2023", "improve-x", "")

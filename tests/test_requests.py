@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,3 +165,32 @@ def test_equations_are_in_the_order_of_loops():
     assert divisors.tolist() == [b for _, b in pairs]
     assert data.eq_positions.dtype == torch.int64
     assert data.eq_positions.tolist() == [3] * 20 + [5] * 80
+
+
+LONG = 300 * "a"  # no file system has names of so many signs
+WITH_PATHS = {
+    "merge": "merge 98f1 {0}.safetensors",
+    "fine-tuning on a run": "finetune {0} --text {1}",
+    "fine-tuning on a folder": "finetune a/{0} --text {1}",
+    "fine-tuning on a file": "finetune {0}.safetensors --text {1}",
+    "translation": "translate 98f1 {0}",
+    "a source": "train --task translation --source {0} --target {1} --valid-source {1} --valid-target {1} --dry-run",
+    "a text": "train --task text --text {0} --dry-run",
+    "observations": "train --task sequences --observations {0} --dry-run",
+    "vectors": "train --task text --text {1} --embeddings {0} --dry-run",
+    "a report of a fit": "fit scaling {1} --out {0}",
+    "a table": "fit scaling {0}.csv",
+    "a tree": "generate 98f1 --prompt a --beams 2 --tree {0}.svg",
+    "scores": "score --hypotheses {0} --reference {1}",
+    "a lab": "runs --lab {0}",
+}
+
+
+@pytest.mark.parametrize("what", WITH_PATHS)
+def test_names_that_no_file_can_have_are_one_line(what, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("a b\n" * 9)
+    assert main(WITH_PATHS[what].format(LONG, "text.txt").split()) in (1, 2)
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1 and len(told.err) < 2 * len(LONG) + 300
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from os import PathLike, fsdecode
 from types import FrameType
 
 from shoal.commands.parsing import Parser
@@ -92,6 +93,10 @@ def _guarded(arguments: list[str]) -> int:
         return _fail(f"{error}; what was flushed before is intact, and `shoal resume` goes on from it", 1)
     except RunFailed as error:
         return _fail(error, 1)
+    except OSError as error:  # of a path that was asked for, such as a name that is too long
+        if not isinstance(error.filename, str | bytes | PathLike):
+            raise
+        return _fail(f"{printable(fsdecode(error.filename))}: {error.strerror}", 2)
     except MemoryError:
         return _fail("memory ran out, or the limit of this process on it (ulimit -v)", 1)
     except ImportError as error:

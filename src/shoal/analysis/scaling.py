@@ -25,6 +25,7 @@ from shoal.analysis.power_sum import DELTA, Array, PowerSum
 from shoal.analysis.scaling_law import FLOP_PER_PARAMETER_AND_TOKEN, LawForm, law_of
 from shoal.errors import UserError
 
+SMALLEST_DELTA = 1e-9  # below it the law no longer changes, and the objective nears the smallest numbers
 _FEW_VALUES = 5
 _ROUNDING = 1e-6  # share by which a product may leave the range of the runs
 _ROUNDS = 10
@@ -103,7 +104,7 @@ def fit_scaling(
         holdout: share of the runs, those of the largest compute, that the held-out error is taken over.
         drop_outliers: draw conclusions without the outliers. They are listed, and the law is fitted with and
             without them, either way.
-        delta: threshold of the Huber loss, in log residuals, at most 1; smaller residuals count by their squares.
+        delta: threshold of the Huber loss, in log residuals, from 1e-9 to 1; smaller residuals count by their squares.
         tied: fit one exponent, ``α = β``.
         irreducible: hold ``E`` at this value, from 0 to below the largest loss.
 
@@ -183,8 +184,8 @@ def _sizes(frame: pl.DataFrame) -> Array:
 
 
 def _check_form(form: LawForm, frame: pl.DataFrame) -> None:
-    if not 0 < form.delta <= 1:
-        raise UserError(f"delta must be above 0 and at most 1 (log residuals), got {form.delta:g}")
+    if not SMALLEST_DELTA <= form.delta <= 1:
+        raise UserError(f"delta must be from {SMALLEST_DELTA:g} to 1 (log residuals), got {form.delta:g}")
     largest = float(frame["loss"].to_numpy().max(initial=0.0))
     if form.irreducible is not None and not 0 <= form.irreducible < largest:
         raise UserError(

@@ -32,10 +32,12 @@ def run(options: Options) -> int:
     if path.exists():
         raise UserError(f"{path} is there already; name a new file")
     from shoal.lab import Lab
+    from shoal.lab.around import check_outside_labs
     from shoal.lab.tensors import save_tensors
     from shoal.models.bases import DESCRIBED
     from shoal.models.finetuned import merged
 
+    check_outside_labs(path, options.lab, "model")
     records = Lab(options.lab).records([options.run])
     if len(records) != 1:
         raise UserError(f"merge takes one run, and {options.run} is {len(records)} runs")

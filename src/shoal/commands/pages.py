@@ -12,6 +12,7 @@ from shoal.studies import NAMES, Form, Study, get_study, name_of_study, reproduc
 from shoal.studies.base import FULL
 
 EVERY = (*NAMES, *reproductions.NAMES)
+TUNE = "tune-"  # what names of pages of tunings begin with
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,14 @@ def page_name(name: str) -> str:
 
 
 def check_own_name(name: str, lab: Lab) -> str:
-    """The name of a report of runs, where no page of a study could be in its place.
+    """The name of a report of runs, where no page of a study or of a tuning could be in its place.
 
     Raises:
-        UserError: one could: one of shoal's own, one that a package offers, or one that was run in the lab.
+        UserError: one could: one of shoal's own, one that a package offers, or one that was run in the lab; or it is
+            the name of a tuning's page.
     """
+    if name.startswith(TUNE):
+        raise UserError(f"--name {name} is reserved for pages of shoal tune; runs-{name} is free")
     if (study := _kept_for(name, lab)) is not None:
         raise UserError(
             f"--name {name} is reserved for pages of {study}, one of which it could replace; runs-{name} is free"

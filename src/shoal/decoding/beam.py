@@ -25,6 +25,7 @@ from shoal.decoding.stopping import Lengths, check_stop
 from shoal.decoding.tree import BeamTree, Recorder
 from shoal.errors import UserError, nearest
 
+WIDEST = 10_000  # hypotheses of a text
 PLACES = {
     "releases": "its place goes to the next live candidate at once, so that b are live in each step "
     "(transformers, fairseq)",
@@ -95,8 +96,8 @@ class Searched:
 
 def check_beam(width: int, max_new_tokens: int | None = None, vocabulary_size: int | None = None) -> None:
     """Raise a :class:`UserError` for an invalid width, or one above the number of texts of so many tokens."""
-    if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-        raise UserError(f"the width of a beam must be an integer of at least 1, got {width}")
+    if not isinstance(width, int) or isinstance(width, bool) or not 1 <= width <= WIDEST:
+        raise UserError(f"the width of a beam must be an integer from 1 to {WIDEST:,}, got {width}")
     if max_new_tokens is None:
         return
     check_length(max_new_tokens)

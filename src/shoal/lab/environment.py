@@ -1,5 +1,7 @@
 """Environment in which a result was made: versions, device, threads and commit."""
 
+import hashlib
+import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -48,10 +50,30 @@ def _commit_of(source: str) -> str | None:
     try:
         _git(here, "ls-files", "--error-unmatch", source)  # not some other project that shoal is installed in
         commit = _git(here, "rev-parse", "HEAD")
-        changed = _git(here, "status", "--porcelain", "--untracked-files=no", ".")
+        staged = _git(here, "diff-index", "--cached", "--name-only", "HEAD", "--", ".")
+        entries = _git(here, "ls-files", "--stage", "-z", "--", ".").split("\0")
+        changed = bool(staged) or any(_is_changed(here, entry) for entry in entries if entry)
     except (OSError, subprocess.SubprocessError):
         return None
     return commit + ("+" if changed else "")
+
+
+def _is_changed(folder: Path, entry: str) -> bool:
+    """Return True if a file is not as git's index has it, ``MODE HASH STAGE<tab>PATH``.
+
+    ``git status`` would ask the filters that a repository names, which are programs.
+    """
+    about, _, path = entry.partition("\t")
+    mode, expected, _ = about.split()
+    if mode == "160000":  # of a repository within
+        return False
+    place = folder / path
+    try:
+        content = os.fsencode(place.readlink()) if mode == "120000" else place.read_bytes()
+    except OSError:
+        return True
+    of = hashlib.sha1 if len(expected) == 40 else hashlib.sha256
+    return of(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() != expected
 
 
 def _git(folder: Path, *command: str) -> str:

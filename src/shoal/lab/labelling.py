@@ -35,10 +35,12 @@ class Change:
         """The change with its words in composed form (NFC).
 
         Raises:
-            UserError: a word or the note is not allowed, or a tag is both to be added and to be taken away.
+            UserError: a word or the note is not allowed, or a tag or a group is both to be added and to be taken away.
         """
         if both := [tag for tag in self.tags if tag in self.untag]:
             raise UserError(f"tag {both[0]!r} is to be both added and removed")
+        if self.group is not None and self.group == self.ungroup:
+            raise UserError(f"the runs are to be both added to group {self.group!r} and taken out of it")
         return replace(
             self,
             name=self.name and check_label(self.name, "name"),

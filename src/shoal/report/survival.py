@@ -152,13 +152,21 @@ def rates_sentence(times: pl.DataFrame, by: str, most: int = 6) -> str:
 
 
 def median_text(row: Mapping[str, Any]) -> str:
-    """Median step of a group with its interval; of a group of which exactly half got there as a lower bound.
+    """Median step of a group with its interval; a lower bound where :func:`bound_sign` has a sign."""
+    text = with_interval(row["median"], row["median_low"], row["median_high"])
+    return text if row["median"] is None else f"{bound_sign(row['generalised'], row['N'])}{text}"
+
+
+def bound_sign(reached: int, N: int) -> str:
+    """``≥`` before the median step of N runs of which exactly half reached the threshold, and nothing before others.
 
     R's ``survfit`` prints the step at which a curve that ends at ½ came there: without the sign, a setting in which
     half of the runs never arrive would look fast.
+
+    >>> bound_sign(2, 4), bound_sign(3, 4)
+    ('≥ ', '')
     """
-    text = with_interval(row["median"], row["median_low"], row["median_high"])
-    return f"≥ {text}" if row["median"] is not None and 2 * row["generalised"] == row["N"] else text
+    return "≥ " if 2 * reached == N else ""
 
 
 def _counted(summary: pl.DataFrame) -> str:

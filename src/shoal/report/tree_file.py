@@ -6,8 +6,8 @@ from pathlib import Path
 
 from shoal.decoding.tree import BeamTree
 from shoal.errors import UserError, nearest, printable
+from shoal.lab.around import are_same, check_outside_labs
 from shoal.lab.files import write
-from shoal.lab.lab import MARK
 from shoal.report.beam import beam_tree
 from shoal.report.figures import Figure
 from shoal.report.page import FIGURE_FILES, Report, Section, check_drawing, drawn, lone_page
@@ -39,32 +39,12 @@ def check_tree_file(path: str, lab: str | Path | None = None, kept: Iterable[str
         raise UserError(f"there is no folder {printable(str(Path(path).parent))!r} to write {printable(path)!r} to")
     if Path(path).is_dir():
         raise UserError(f"{printable(path)!r} is a folder, and not a file that a tree could be written to")
-    if (enclosing := _lab_around(Path(path), lab)) is not None:
-        raise UserError(
-            f"{printable(path)!r} is in the lab {printable(str(enclosing))!r}, whose files are its own: write the tree "
-            "to another folder"
-        )
-    if any(_are_same(path, file) for file in kept):
+    check_outside_labs(path, lab, "tree")
+    if any(are_same(path, file) for file in kept):
         raise UserError(f"{printable(path)!r} is read, and a tree would be written over it: name another file")
     if ending in ("html", *FIGURE_FILES):
         check_drawing()
     return ending
-
-
-def _lab_around(path: Path, lab: str | Path | None) -> Path | None:
-    """Lab that a file would be in, by its path as written or with links resolved; None where it would be in none."""
-    around = {folder: None for place in (path.absolute(), path.resolve()) for folder in place.parents}
-    for folder in around:
-        if (folder / MARK).exists() or (lab is not None and _are_same(folder, lab)):
-            return folder
-    return None
-
-
-def _are_same(one: str | Path, other: str | Path) -> bool:
-    try:
-        return Path(one).samefile(other)
-    except OSError:  # one is not there
-        return False
 
 
 def write_tree(path: str, tree: BeamTree, title: str, names: Sequence[str], root: str = "BOS") -> None:

@@ -14,6 +14,7 @@ from shoal.report import Figure, Report, Section, learning_curves
 from shoal.report.figures import lines_note
 from shoal.report.panels import MODEL, MODELS
 from shoal.report.summary import ten_figures
+from shoal.report.survival import bound_sign
 from shoal.report.words import counted, in_ranges, listed, number
 from shoal.spec import RunSpec
 from shoal.studies.base import Form, Grid
@@ -27,11 +28,6 @@ QUESTION = "Modular addition: do the models memorise the training equations, and
 GENERALISED = 0.99
 NEAR = 0.05  # in accuracy, from what the mirror images alone give
 LEARNED = 0.9  # accuracy from which training equations count as memorised, and others as learned
-# measured on the GPTs of the full form; models of that step are not kept
-PLATEAU = (
-    "In the full form at step 1,001 the GPTs of seeds 0 and 42 were right in 93 % and 96 % of these equations and in "
-    "none of the other validation equations: on its way the GPT rests where it has learned this symmetry alone."
-)
 MEANINGS = {
     "loss": "Loss: in nats per scored token, on a logarithmic axis.",
     "accuracy": "Accuracy: the share of equations whose right-hand side is predicted whole.",
@@ -101,7 +97,7 @@ def plateau(results: Results, form: Form) -> list[str]:
     )
     return [
         f"A model that has learned {operators}, and nothing more, can answer {span} % of the validation equations, "
-        f"those whose mirror image is trained on.{rests * bool(between)}{'' if form.quick else f' {PLATEAU}'}"
+        f"those whose mirror image is trained on.{rests * bool(between)}"
     ]
 
 
@@ -150,9 +146,10 @@ def _at(times: pl.DataFrame) -> str:
     if not reached:
         return ""
     if reached[0] == reached[-1]:
-        return f" (at step {reached[0]:,})"
+        return f" (at step {reached[0]:,})"  # of those that reached it; no median
     median, span = median_time(times), f"{reached[0]:,} to {reached[-1]:,}"
-    return f" (at steps {span})" if median is None else f" (at step {number(median)} in the median, {span})"
+    sign = bound_sign(len(reached), len(times))
+    return f" (at steps {span})" if median is None else f" (at step {sign}{number(median)} in the median, {span})"
 
 
 def _figure(results: Results, model: str, quantity: str) -> Figure:

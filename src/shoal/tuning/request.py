@@ -83,7 +83,10 @@ class Request:
             if note.asked.get(key) != now[key]:
                 what, values = key.replace("_", "-"), (note.asked.get(key), now[key])
                 if key == "runs":
-                    what, values = "fixed settings", ("others", self.base)
+                    raise UserError(
+                        f"tuning {name!r} is in the lab with other settings or seeds of its runs: ask for it as it "
+                        "was, or give another name"
+                    )
                 raise UserError(
                     f"tuning {name!r} is in the lab with {what} {values[0]}, got {values[1]}: ask for it as it was, "
                     "or give another name"

@@ -11,6 +11,7 @@ from shoal.analysis import holm, median_time
 from shoal.report import Cell, Figure, Report, Section, Table
 from shoal.report.figures import COLOURS, styled
 from shoal.report.summary import provenance
+from shoal.report.survival import bound_sign
 from shoal.studies.base import Form
 from shoal.studies.reproductions.curves import CURVE_RULE, CurveVerdict, judge_curve, worded_curve
 from shoal.studies.reproductions.verdict import INCONSISTENT, NOT_RUN, RULE, WORDS, Verdict, compare, steps, worded
@@ -116,7 +117,7 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
         published, times = verdict.published, verdict.times
         reached = sorted(times.filter("observed")["time"].to_list())
         median = median_time(times.with_columns(state=pl.when("diverged").then(pl.lit("diverged"))))
-        middle = "–" if median is None else steps(median)
+        middle = "–" if median is None else f"{bound_sign(len(reached), len(times))}{steps(median)}"
         ours = f"{middle} [{steps(reached[0])}, {steps(reached[-1])}]" if reached else "–"
         numbers = {
             "median": median,
