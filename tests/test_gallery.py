@@ -136,6 +136,9 @@ NUMBERS = {
         "variance with two heads, n = 2, s = 10": (0.0142, 5e-5),
         "variance with one head over that with two, n = 2, s = 10": (13.8, 0.05),
         "variance with one head over that with two, n = 64, s = 20": (8.9, 0.05),
+        "2 to 8 heads that share the key: largest relative error of (A / H)² V": (0, 1e-9),
+        "2 to 8 heads with a key each: largest relative error of A V / H²": (0, 0.08),
+        "largest difference of the trained GPT's weights from the formula": (0, 1e-12),
         "weights of the trained GPT outside the bounds": (0, 0),
     },
     "plot_38_decoding": {
@@ -357,6 +360,32 @@ def test_only_layers_with_the_parameter_are_moved():
     still = {"x": [1, 2], "y": [0, 1]}
     made = figure(Panel([dots(still, "x", "y"), line(ROWS, "x", "y")]), move=Choice("s", "s", 5), **TEXTS)
     assert ["transform" in layer for layer in made.spec["layer"]] == [False, True]
+
+
+def test_each_of_several_parameters_moves_the_layers_with_its_column():
+    fresh()
+    rows = {"x": [1, 2, 1, 2], "y": [1, 2, 3, 4], "s": [0, 0, 5, 5], "t": ["a", "b", "a", "b"]}
+    only_t = {name: rows[name] for name in "xyt"}
+    moves = [Slider("s", "s"), Choice("t", "t", "b")]
+    made = figure(Panel([line(rows, "x", "y"), dots(only_t, "x", "y")]), move=moves, **TEXTS)
+    assert [(each["name"], each["value"]) for each in made.spec["params"]] == [("moved_1", 0), ("moved_2", "b")]
+    both, one = (layer["transform"][0]["filter"] for layer in made.spec["layer"])
+    assert "moved_1" in both
+    assert "moved_2" in both
+    assert "moved_1" not in one
+    with pytest.raises(UserError, match="one column"):
+        figure(Panel([line(rows, "x", "y")]), move=[Slider("s", "s"), Choice("s", "s")], **TEXTS)
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES])
+def test_a_figure_shows_something_for_all_values_of_its_parameters(page):
+    for drawn in ran(page)[0].recording.figures:
+        panels = drawn.spec.get("concat") or [drawn.spec]
+        for layer in (layer for panel in panels for layer in panel["layer"] if "transform" in layer):
+            columns = re.findall(r"datum\[\"(\w+)\"\]", layer["transform"][0]["filter"])
+            rows = drawn.spec["datasets"][layer["data"]["name"]]
+            shown = {tuple(row[column] for column in columns) for row in rows}
+            assert len(shown) == math.prod(len({row[column] for row in rows}) for column in columns)
 
 
 def test_every_name_of_an_axis_is_shown():
