@@ -66,6 +66,9 @@ NUMBERS = {
     "plot_34_residuals_and_layer_norm": {
         "growth of the activations, c = 1.5, L = 20": (3325.26, 5e-3),
         "growth of the gradient: largest singular value": (3325.26, 5e-3),
+        "root mean square growth (c / √2)^L": (3.25, 5e-3),
+        "root mean square growth of 400 random networks": (3.25, 0.5),
+        "median growth of narrower networks, d = 16": (1.08, 0.1),
         "lower bound (1 - ε)^20, attained by f = -ε h": (0.122, 5e-4),
         "upper bound (1 + ε)^20, attained by f = +ε h": (6.73, 5e-3),
         "lower bound (1 - ε)^50, attained by f = -ε h": (0.00515, 5e-6),
@@ -75,6 +78,13 @@ NUMBERS = {
         "variance of LN(h) where h has 0, ε = 1e-5": (0, 0),
         "σ times the 30 largest singular values, at least, σ = 0.01": (1, 1e-9),
         "σ times the 30 largest singular values, at most, σ = 0.01": (1, 1e-9),
+        **{f"singular values outside the bounds, plain, c = {c}": (0, 0) for c in (0.5, 1.0, 1.5, 2.0)},
+        **{f"singular values outside the bounds, residual, ε = {e}": (0, 0) for e in (0.1, 0.2, 0.3, 0.4, 0.5)},
+        **{
+            f"singular values outside the bounds, {kind}, training steps: {steps}": (0, 0)
+            for kind in ("LayerNorm before", "no norm")
+            for steps in (1, 150)
+        },
     },
     "plot_35_spectral_radius": {
         "norm of W^10 for ρ = 0.9": (0.3487, 5e-5),
