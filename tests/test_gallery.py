@@ -101,6 +101,9 @@ NUMBERS = {
         "largest norm of a power of 8 × 8 Jordan block of 0.9": (1.586e6, 500),
         "power at which it is reached, 8 × 8 Jordan block of 0.9": (69, 0),
         "power from which all are below 1, 8 × 8 Jordan block of 0.9": (306, 0),
+        "2 × 2: largest relative error of the formula": (0, 1e-9),
+        "powers whose norm is not between largest entry and Frobenius norm": (0, 0),
+        "8 × 8, a = 1: how far an error of 1e-8 moves an eigenvalue": (0.1, 1e-6),
     },
     "plot_36_normalisation": {
         "batch mean of channel 1": (2.58333, 5e-6),

@@ -156,9 +156,8 @@ def _parameter(move: Slider | Choice, name: str, layers: Sequence[Layer]) -> alt
     if start not in options:
         raise UserError(f"{move.column} cannot start at {start!r}: one of {' '.join(map(str, options))}")
     if isinstance(move, Choice):
-        bound: Any = alt.binding_radio(
-            options=options, labels=[f"{option}" for option in options], name=f"{move.label} "
-        )
+        labels = [f"{option:g}" if isinstance(option, float) else f"{option}" for option in options]
+        bound: Any = alt.binding_radio(options=options, labels=labels, name=f"{move.label} ")
         return alt.param(name, value=start, bind=bound)
     low, high = min(options), max(options)
     step = (high - low) / max(len(options) - 1, 1)
