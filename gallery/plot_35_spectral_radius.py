@@ -121,46 +121,48 @@ def entries(rho, a, n, t):
     return torch.where(k <= t, binomials * rho ** (t - k) * a**k, 0)
 
 
-radii, offs = [0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1], [0, 0.1, 0.3, 1, 3, 10]
-NORMAL, TWO, EIGHT = "rotation (normal)", "2 × 2, a above ρ", "8 × 8, a above ρ"
-steps, delta = 120, 1e-8
-t = torch.arange(0, steps + 1)
-shown = t[::2]
-curves, circles, moved_curves, moved_circles, ends, peaks, moves = {}, {}, {}, {}, {}, {}, {}
-off_norm, outside, off_departure, off_circle = [], 0, [], []
-for radius in radii:
-    norms, values = power_norms(rotation(radius), steps), torch.linalg.eigvals(rotation(radius))
-    ends[NORMAL, radius] = norms[-1].item()
-    add_rows(curves, radius=radius, t=shown, norm=norms[shown], matrix=NORMAL)
-    add_rows(circles, radius=radius, real=values.real, imaginary=values.imag, matrix=NORMAL)
-    for a in offs:
-        for name, n in ((TWO, 2), (EIGHT, 8)):
-            W = triangular(radius, a, n)
-            norms, by_formula = power_norms(W, steps), entries(radius, a, n, t)
-            frobenius = (by_formula.square() * torch.arange(n, 0, -1)).sum(1).sqrt()
-            largest = by_formula.amax(1)
-            outside += ((norms < largest * (1 - 1e-9)) | (norms > frobenius * (1 + 1e-9))).sum().item()
-            if n == 2:
-                x, y = by_formula.unbind(1)
-                off_norm.append((norms / ((y + (y**2 + 4 * x**2).sqrt()) / 2) - 1).abs().max())
-            departure = (W.square().sum() - n * radius**2).clamp(min=0).sqrt()
-            off_departure.append(abs(departure - a * (n - 1) ** 0.5))
-            ends[name, radius, a], peaks[name, radius, a] = norms[-1].item(), norms.max().item()
-            add_rows(moved_curves, radius=radius, a=a, t=shown, norm=norms[shown], matrix=name)
-            W[-1, 0] += delta
-            values = torch.linalg.eigvals(W)
-            moves[name, radius, a] = (values - radius).abs().max()
-            off_circle.append(((values - radius).abs() - (delta * a ** (n - 1)) ** (1 / n)).abs().max())
-            add_rows(moved_circles, radius=radius, a=a, real=values.real, imaginary=values.imag, matrix=name)
+SIZES = {"2 × 2, a above ρ": 2, "8 × 8, a above ρ": 8}
+radii, offs, steps, delta = [0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1], [0, 0.1, 0.3, 1, 3, 10], 120, 1e-8
+t = torch.arange(steps + 1)
+settings = [(rho, a, name, n) for rho in radii for a in offs for name, n in SIZES.items()]
+norms, moved, outside = {}, {}, 0  # norms of powers and eigenvalues with the error, by setting
+off_norm, off_departure, off_circle = [], [], []
+for rho, a, name, n in settings:
+    W = triangular(rho, a, n)
+    norm = norms[rho, a, name] = power_norms(W, steps)
+    by_formula = entries(rho, a, n, t)
+    frobenius = (by_formula.square() * torch.arange(n, 0, -1)).sum(1).sqrt()  # diagonal k has n - k entries
+    outside += ((norm < by_formula.amax(1) * (1 - 1e-9)) | (norm > frobenius * (1 + 1e-9))).sum()
+    if n == 2:
+        x, y = by_formula.unbind(1)
+        off_norm.append((norm / ((y + (y**2 + 4 * x**2).sqrt()) / 2) - 1).abs().max())
+    departure = (W.square().sum() - n * rho**2).clamp(min=0).sqrt()
+    off_departure.append(abs(departure - a * (n - 1) ** 0.5))
+    W[-1, 0] += delta
+    values = moved[rho, a, name] = torch.linalg.eigvals(W)
+    off_circle.append(((values - rho).abs() - (delta * a ** (n - 1)) ** (1 / n)).abs().max())
 check("2 × 2: largest relative error of the formula", max(off_norm), 0, 1e-9)
 check("powers whose norm is not between largest entry and Frobenius norm", outside, 0)
 check("largest difference of the departure from normality from its formula", max(off_departure), 0, 1e-6)
 check("largest difference of a moved eigenvalue from its circle", max(off_circle), 0, 1e-6)
-check("8 × 8, a = 1: how far an error of 1e-8 moves an eigenvalue", moves[EIGHT, 0.9, 1], 0.1, 1e-6)
+distance = (moved[0.9, 1, "8 × 8, a above ρ"] - 0.9).abs().max()
+check("8 × 8, a = 1: how far an error of 1e-8 moves an eigenvalue", distance, 0.1, 1e-6)
 
 # %%
 # Move the radius, and move :math:`a`: the eigenvalues stay, the norms do not.
 
+NORMAL, TWO, EIGHT = "rotation (normal)", *SIZES
+curves, points, moved_curves, moved_points = {}, {}, {}, {}
+every = t[::2]  # shown steps
+for rho in radii:
+    norm = norms[rho, NORMAL] = power_norms(rotation(rho), steps)
+    values = torch.linalg.eigvals(rotation(rho))
+    add_rows(curves, radius=rho, t=every, norm=norm[every], matrix=NORMAL)
+    add_rows(points, radius=rho, real=values.real, imaginary=values.imag, matrix=NORMAL)
+for rho, a, name, _ in settings:
+    norm, values = norms[rho, a, name], moved[rho, a, name]
+    add_rows(moved_curves, radius=rho, a=a, t=every, norm=norm[every], matrix=name)
+    add_rows(moved_points, radius=rho, a=a, real=values.real, imaginary=values.imag, matrix=name)
 turn = torch.linspace(0, 6.2832, 121, dtype=f64)
 upper, lower = ({"real": arc.cos(), "imaginary": arc.sin()} for arc in (turn[:61], turn[60:]))
 one = {"t": [0, steps], "norm": [1, 1]}
@@ -170,8 +172,8 @@ figure(
     Panel(
         [
             *(line(arc, "real", "imaginary") for arc in (upper, lower)),
-            dots(circles, "real", "imaginary", "matrix", size=80),
-            dots(moved_circles, "real", "imaginary", "matrix", size=50),
+            dots(points, "real", "imaginary", "matrix", size=80),
+            dots(moved_points, "real", "imaginary", "matrix", size=50),
             dots(exact, "real", "imaginary", size=14, opacity=1),
         ],
         Axis("real part", domain=(-1.9, 1.9)),
@@ -195,10 +197,10 @@ figure(
     "normal one this is a straight line from the start; the others grow first, the more the larger a. Left: their "
     f"eigenvalues. Those of the triangular ones lie at the dark dot, whatever a; around it is where an error of "
     f"{delta:g} in the lower left corner moves them.",
-    alternative=f"At a radius of 0.9 the norm of the rotation falls from 1 to {ends[NORMAL, 0.9]:.1g} in {steps} "
-    f"steps. With a = 10 that of the 2 × 2 matrix rises to {peaks[TWO, 0.9, 10]:.2f} and falls to {ends[TWO, 0.9, 10]:.2g}. "
-    f"With a = 1 that of the 8 × 8 matrix rises to {peaks[EIGHT, 0.9, 1]:.3g} and is {ends[EIGHT, 0.9, 1]:.2g} at the "
-    "end.",
+    alternative=f"At a radius of 0.9 the norm of the rotation falls from 1 to {norms[0.9, NORMAL][-1]:.1g} in {steps} "
+    f"steps. With a = 10 that of the 2 × 2 matrix rises to {norms[0.9, 10, TWO].max():.2f} and falls to "
+    f"{norms[0.9, 10, TWO][-1]:.2g}. With a = 1 that of the 8 × 8 matrix rises to {norms[0.9, 1, EIGHT].max():,.0f} and "
+    f"is {norms[0.9, 1, EIGHT][-1]:,.0f} at the end.",
 )
 
 # %%
