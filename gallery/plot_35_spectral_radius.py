@@ -199,8 +199,8 @@ figure(
     f"{delta:g} in the lower left corner moves them.",
     alternative=f"At a radius of 0.9 the norm of the rotation falls from 1 to {norms[0.9, NORMAL][-1]:.1g} in {steps} "
     f"steps. With a = 10 that of the 2 × 2 matrix rises to {norms[0.9, 10, TWO].max():.2f} and falls to "
-    f"{norms[0.9, 10, TWO][-1]:.2g}. With a = 1 that of the 8 × 8 matrix rises to {norms[0.9, 1, EIGHT].max():,.0f} and "
-    f"is {norms[0.9, 1, EIGHT][-1]:,.0f} at the end.",
+    f"{norms[0.9, 10, TWO][-1]:.2g}. With a = 1 that of the 8 × 8 matrix rises to {norms[0.9, 1, EIGHT].max():,.0f} "
+    f"and is {norms[0.9, 1, EIGHT][-1]:,.0f} at the end.",
 )
 
 # %%

@@ -116,6 +116,10 @@ NUMBERS = {
         **{f"layer variance of sample {i}": (v, 5e-6) for i, v in enumerate((1.80556, 1, 0.91667, 0.88889), 1)},
         "instance mean 8": (3.33333, 5e-6),
         "instance variance 8": (1.55556, 5e-6),
+        **{f"number of groups, {kind}": (v, 0) for kind, v in (("batch", 2), ("layer", 4), ("instance", 8))},
+        "largest difference of a variance from n / (n - 1) times the biased one": (0, 1e-12),
+        "largest mean of the features of a position": (0, 1e-12),
+        "largest relative error of ε / (σ² + ε), by which their variance is below 1": (0, 1e-6),
     },
     "plot_37_message_passing": {
         "aggregate of vertex 1, first entry": (-0.8, 1e-12),

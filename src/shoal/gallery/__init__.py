@@ -7,7 +7,7 @@ when the documentation is built; :func:`check` raises where a number is off, and
 from shoal.gallery.checks import Check, Off, Recording, check, fresh
 from shoal.gallery.columns import add_rows
 from shoal.gallery.figures import Choice, PageFigure, Slider, figure
-from shoal.gallery.marks import Axis, Layer, Panel, bars, cells, dots, line, rule, words
+from shoal.gallery.marks import Axis, Layer, Panel, bars, cells, cubes, dots, line, rule, words
 from shoal.gallery.pages import PageRun, foreign_imports, run_page
 from shoal.gallery.trained import trained
 
@@ -26,6 +26,7 @@ __all__ = [
     "bars",
     "cells",
     "check",
+    "cubes",
     "dots",
     "figure",
     "foreign_imports",
