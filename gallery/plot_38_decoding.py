@@ -282,9 +282,10 @@ check("sequences that the model reads, T = 6, B = 16", counts[16, 16, 6][1], 81)
 check("scores of a step, T = 6, B = 16", counts[16, 16, 6][4], 256, erratum="E14")
 
 # %%
-# What is left out most is the model. With a width of :math:`D` and :math:`L` layers, reading one more token takes :math:`L (12 D^2 + 2 D T) + D N` multiplications: attention and feed-forward layer, their products with the
-# :math:`T` places of the cache, and the classifier. PyTorch's own counter of operations finds as many; against them
-# stand the :math:`N` scores that come of them.
+# What is left out most is the model. With a width of :math:`D` and :math:`L` layers, reading one more token takes
+# :math:`L (12 D^2 + 2 D T) + D N` multiplications: attention and feed-forward layer, their products with the :math:`T`
+# places of the cache, and the classifier. PyTorch's own counter of operations finds as many; against them stand the
+# :math:`N` scores that come of them.
 
 D, L, multiplications = 32, 2, {}
 for N in SIZES:
