@@ -23,7 +23,7 @@ import torch
 import shoal
 from shoal.analysis import jacobian_products, state_jacobians
 from shoal.exact import jordan_block, power_norms, recurrence, spectral_radius
-from shoal.gallery import Axis, Panel, Slider, check, dots, figure, line, trained
+from shoal.gallery import Axis, Choice, Panel, Slider, add_rows, check, dots, figure, line, trained
 
 f64 = torch.float64
 
@@ -94,65 +94,113 @@ check("norm of h_50 from the direction of 0.5", recurrence(W, torch.tensor([0.0,
 check("norm of h_50 from a random direction, over 1.2^50", recurrence(W, h_0, 50)[50].norm() / 1.2**50, 0.6, 1e-12)
 
 # %%
-# Three matrices of the same spectral radius
-# ------------------------------------------
+# Non-normality
+# -------------
+# Let a matrix have :math:`\rho` on its diagonal, :math:`a` above it and 0 elsewhere. Its eigenvalues do not depend on
+# :math:`a`; its *departure from normality*, :math:`\sqrt{\lVert W \rVert_F^2 - \sum_i |\lambda_i|^2}`, is
+# :math:`a \sqrt{n - 1}`. For :math:`n = 2` the norms of the powers are
+#
+# .. math:: \lVert W^t \rVert = \tfrac12 (y + \sqrt{y^2 + 4 x^2}), \qquad x = \rho^t, \quad y = a\, t\, \rho^{t-1} ,
+#
+# and for any :math:`n` the powers have the entries :math:`\binom{t}{k} \rho^{t-k} a^k` on the diagonal :math:`k` places
+# above the main one. Their norm lies between the largest entry and the Frobenius norm.
+#
+# Eigenvalues of a matrix that is far from normal are also sensitive: an error :math:`\delta` in the lower left corner
+# moves them to a circle of radius :math:`(\delta a^{n-1})^{1/n}` around :math:`\rho`.
 
-steps = 120
-radii = [0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1]
-curves = {"radius": [], "t": [], "norm": [], "matrix": []}
-eigenvalues = {"radius": [], "real": [], "imaginary": [], "matrix": []}
-crossing = {}
-for radius in radii:
-    upper = torch.tensor([[radius, 10], [0, radius]], dtype=f64)
-    block = jordan_block(radius, 8)
-    for name, W, values in (
-        ("rotation (normal)", rotation(radius), torch.linalg.eigvals(rotation(radius))),
-        ("2 × 2, off-diagonal 10", upper, torch.tensor([radius], dtype=torch.complex128)),
-        ("8 × 8 Jordan block", block, torch.tensor([radius], dtype=torch.complex128)),
-    ):
-        norms = power_norms(W, steps)
-        crossing[name, radius] = norms[-1].item()
-        curves["radius"] += [radius] * (steps + 1)
-        curves["t"] += list(range(steps + 1))
-        curves["norm"] += norms.tolist()
-        curves["matrix"] += [name] * (steps + 1)
-        eigenvalues["radius"] += [radius] * len(values)
-        eigenvalues["real"] += values.real.tolist()
-        eigenvalues["imaginary"] += values.imag.tolist()
-        eigenvalues["matrix"] += [name] * len(values)
+
+def triangular(rho, a, n):
+    """Matrix with ρ on its diagonal and a above it, ``(n, n)``."""
+    return rho * torch.eye(n, dtype=f64) + a * jordan_block(0, n)
+
+
+def entries(rho, a, n, t):
+    """Entries of the powers ``t`` on the n diagonals from the main one upwards, ``(T, n)``, by the formula."""
+    t, k = t.double().unsqueeze(1), torch.arange(n, dtype=f64)
+    binomials = torch.exp(torch.lgamma(t + 1) - torch.lgamma(k + 1) - torch.lgamma((t - k).clamp(min=0) + 1))
+    return torch.where(k <= t, binomials * rho ** (t - k) * a**k, 0)
+
+
+SIZES = {"2 × 2, a above ρ": 2, "8 × 8, a above ρ": 8}
+radii, offs, steps, delta = [0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1], [0, 0.1, 0.3, 1, 3, 10], 120, 1e-8
+t = torch.arange(steps + 1)
+settings = [(rho, a, name, n) for rho in radii for a in offs for name, n in SIZES.items()]
+norms, moved, outside = {}, {}, 0  # norms of powers and eigenvalues with the error, by setting
+off_norm, off_departure, off_circle = [], [], []
+for rho, a, name, n in settings:
+    W = triangular(rho, a, n)
+    norm = norms[rho, a, name] = power_norms(W, steps)
+    by_formula = entries(rho, a, n, t)
+    frobenius = (by_formula.square() * torch.arange(n, 0, -1)).sum(1).sqrt()  # diagonal k has n - k entries
+    outside += ((norm < by_formula.amax(1) * (1 - 1e-9)) | (norm > frobenius * (1 + 1e-9))).sum()
+    if n == 2:
+        x, y = by_formula.unbind(1)
+        off_norm.append((norm / ((y + (y**2 + 4 * x**2).sqrt()) / 2) - 1).abs().max())
+    departure = (W.square().sum() - n * rho**2).clamp(min=0).sqrt()
+    off_departure.append(abs(departure - a * (n - 1) ** 0.5))
+    W[-1, 0] += delta
+    values = moved[rho, a, name] = torch.linalg.eigvals(W)
+    off_circle.append(((values - rho).abs() - (delta * a ** (n - 1)) ** (1 / n)).abs().max())
+check("2 × 2: largest relative error of the formula", max(off_norm), 0, 1e-9)
+check("powers whose norm is not between largest entry and Frobenius norm", outside, 0)
+check("largest difference of the departure from normality from its formula", max(off_departure), 0, 1e-6)
+check("largest difference of a moved eigenvalue from its circle", max(off_circle), 0, 1e-6)
+distance = (moved[0.9, 1, "8 × 8, a above ρ"] - 0.9).abs().max()
+check("8 × 8, a = 1: how far an error of 1e-8 moves an eigenvalue", distance, 0.1, 1e-6)
+
+# %%
+# Move the radius, and move :math:`a`: the eigenvalues stay, the norms do not.
+
+NORMAL, TWO, EIGHT = "rotation (normal)", *SIZES
+curves, points, moved_curves, moved_points = {}, {}, {}, {}
+every = t[::2]  # shown steps
+for rho in radii:
+    norm = norms[rho, NORMAL] = power_norms(rotation(rho), steps)
+    values = torch.linalg.eigvals(rotation(rho))
+    add_rows(curves, radius=rho, t=every, norm=norm[every], matrix=NORMAL)
+    add_rows(points, radius=rho, real=values.real, imaginary=values.imag, matrix=NORMAL)
+for rho, a, name, _ in settings:
+    norm, values = norms[rho, a, name], moved[rho, a, name]
+    add_rows(moved_curves, radius=rho, a=a, t=every, norm=norm[every], matrix=name)
+    add_rows(moved_points, radius=rho, a=a, real=values.real, imaginary=values.imag, matrix=name)
 turn = torch.linspace(0, 6.2832, 121, dtype=f64)
-top, bottom = turn[:61].cos(), turn[60:].cos()
-circle = {"real": top, "imaginary": turn[:61].sin()}
-lower = {"real": bottom, "imaginary": turn[60:].sin()}
+upper, lower = ({"real": arc.cos(), "imaginary": arc.sin()} for arc in (turn[:61], turn[60:]))
 one = {"t": [0, steps], "norm": [1, 1]}
+exact = {"radius": radii, "real": radii, "imaginary": [0] * len(radii)}
 
 figure(
     Panel(
         [
-            line(circle, "real", "imaginary"),
-            line(lower, "real", "imaginary"),
-            dots(eigenvalues, "real", "imaginary", "matrix", size=80),
+            *(line(arc, "real", "imaginary") for arc in (upper, lower)),
+            dots(points, "real", "imaginary", "matrix", size=80),
+            dots(moved_points, "real", "imaginary", "matrix", size=50),
+            dots(exact, "real", "imaginary", size=14, opacity=1),
         ],
-        Axis("real part", domain=(-1.2, 1.2)),
-        Axis("imaginary part", domain=(-1.2, 1.2)),
+        Axis("real part", domain=(-1.9, 1.9)),
+        Axis("imaginary part", domain=(-1.9, 1.9)),
         title="Eigenvalues, and the unit circle",
         width=260,
         height=260,
     ),
     Panel(
-        [line(one, "t", "norm", dashed=True), line(curves, "t", "norm", "matrix")],
+        [
+            line(one, "t", "norm", dashed=True),
+            *(line(rows, "t", "norm", "matrix") for rows in (curves, moved_curves)),
+        ],
         Axis("steps t", format="d"),
-        Axis("norm of W^t", log=True, format="~e"),
+        Axis("norm of W^t", log=True, domain=(1e-6, 1e15), format="~e"),
         title="Norms of powers",
         height=260,
     ),
-    move=Slider("radius", "spectral radius", 0.9),
-    caption="Three matrices whose eigenvalues have the same absolute value, and the norms of their powers on a "
-    "logarithmic axis. Only for the normal one is this a straight line from the start; the others grow first. Each of "
-    "these two has one eigenvalue, the radius, so that their dots coincide.",
-    alternative="At a radius of 0.9 the norm of the rotation falls from 1 to 3e-6 in 120 steps, that of the 2 × 2 "
-    f"matrix rises to 38.75 and falls to {crossing['2 × 2, off-diagonal 10', 0.9]:.2g}, that of the Jordan block rises "
-    f"to 1.6e6 and is {crossing['8 × 8 Jordan block', 0.9]:.2g} at the end.",
+    move=[Slider("radius", "spectral radius", 0.9), Choice("a", "non-normality: entry a above the diagonal", 1)],
+    caption="Right: norms of the powers of three matrices of the same spectral radius, on a logarithmic axis. For the "
+    "normal one this is a straight line from the start; the others grow first, the more the larger a. Left: their "
+    f"eigenvalues. Those of the triangular ones lie at the dark dot, whatever a; around it is where an error of "
+    f"{delta:g} in the lower left corner moves them.",
+    alternative=f"At a radius of 0.9 the norm of the rotation falls from 1 to {norms[0.9, NORMAL][-1]:.1g} in {steps} "
+    f"steps. With a = 10 that of the 2 × 2 matrix rises to {norms[0.9, 10, TWO].max():.2f} and falls to "
+    f"{norms[0.9, 10, TWO][-1]:.2g}. With a = 1 that of the 8 × 8 matrix rises to {norms[0.9, 1, EIGHT].max():,.0f} "
+    f"and is {norms[0.9, 1, EIGHT][-1]:,.0f} at the end.",
 )
 
 # %%
@@ -170,4 +218,7 @@ norms = torch.linalg.matrix_norm(jacobian_products(steps), ord=2)
 radius = spectral_radius(steps[-1])
 check("change of the step's Jacobian at the end", (steps[-1] - steps[-2]).abs().max(), 0, 1e-6)
 check("growth per step over the last 40 steps", (norms[239] / norms[199]) ** (1 / 40), radius, 1e-3)
-print(f"spectral radius of a step {radius:.4f}; norm of a step {torch.linalg.matrix_norm(steps[-1], ord=2):.3f}")
+norm = torch.linalg.matrix_norm(steps[-1], ord=2)
+check("norm of a step, from the eigenvalues of Jᵀ J", norm, spectral_radius(steps[-1].T @ steps[-1]) ** 0.5, 1e-9)
+check("the norm of a step is above 1", bool(norm > 1), True)
+check("its spectral radius is below 1", radius < 1, True)

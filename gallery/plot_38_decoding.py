@@ -9,29 +9,65 @@ A model gives :math:`\log p(w_t \mid w_{0:t-1})`. The likeliest sequence of :mat
 likeliest sequences (*Algorithm 1*); exhaustive search looks at all.
 
 This page searches with the library's own functions, ``generate_from``, ``beam_search`` and ``exhaustive_search``, which
-take any object that steps: here a tree of words, then a GPT that is trained in the page.
+take any object that steps: here a tree of words, then GPTs of several vocabularies, then one that the page trains.
 
 *Source: exercises on representations, R2, questions 1 to 5. The document's answers are a student's; where they are
 wrong, the row of the errata stands beside the number.*
 """
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import shoal
 from shoal.decoding import Beam, beam_search, check_exhaustive, decoder_for, exhaustive_search, generate_from
-from shoal.gallery import Axis, Panel, Slider, check, dots, figure, line, rule, trained, words
+from shoal.gallery import Axis, Choice, Panel, Slider, add_rows, check, dots, figure, line, rule, trained, words
+from shoal.models import GPT
+from shoal.tasks import get_arithmetic_dataset
 
 # %%
 # All sequences
 # -------------
-# *Questions 1 and 2.* There are :math:`N^T` sequences of :math:`T` words behind BOS. With 10,000 words, ten of them
-# make :math:`10^{40}`. The library refuses to look at so many.
+# *Questions 1 and 2.* There are :math:`N^T` sequences of :math:`T` words behind BOS. Exhaustive search over a small GPT
+# finds as many, each once, and their probabilities sum to 1. With 10,000 words, ten of them make :math:`10^{40}`, at
+# which the library refuses to look.
 
-check("sequences of 10 words of a vocabulary of 10,000", 10_000**10, 1e40)
+
+def sequences(N, T):
+    """Number of sequences of T words from a vocabulary of N."""
+    return N**T
+
+
+def gpt(N):
+    """GPT of two layers with N tokens, which has learned nothing, in float64."""
+    torch.manual_seed(N)
+    return GPT(num_heads=4, num_layers=2, embedding_size=32, vocabulary_size=N, sequence_length=8).double().eval()
+
+
+def decoder_of(model):
+    """The library's fastest decoder of one model."""
+    return decoder_for(model, {name: tensor.detach().unsqueeze(0) for name, tensor in model.named_parameters()})
+
+
+def begin(decoder, T, prompts=((0,),)):
+    """State and logits after each prompt, ``(1, n, N)``, with places for ``T`` tokens; token 0 stands for BOS."""
+    tokens = torch.tensor(prompts).unsqueeze(0)  # (1, n, S)
+    _, n, S = tokens.shape
+    logits, state = decoder.step(tokens, decoder.start(n, S + T - 1), last=True)
+    return state, logits[:, :, 0]
+
+
+for N, T in ((2, 8), (5, 1), (5, 5), (16, 3)):
+    decoder = decoder_of(gpt(N))
+    every = exhaustive_search(decoder, *begin(decoder, T), T, best=sequences(N, T))
+    check(f"different sequences, N = {N}, T = {T}", len(set(map(tuple, every.tokens[0, 0].tolist()))), sequences(N, T))
+    check(f"sum of their probabilities, N = {N}, T = {T}", every.log_p.exp().sum(), 1, 1e-9)
+
+check("sequences of 10 words of a vocabulary of 10,000", sequences(10_000, 10), 1e40)
 try:
     check_exhaustive(10_000, 10)
 except shoal.UserError as error:
-    print(error)
+    refused = str(error)
+check("the library's words for as many", refused.partition(" texts")[0].rpartition(" ")[2], "10^40")
 
 # %%
 # A tree of words
@@ -117,13 +153,16 @@ check("hypotheses expanded, B = 2, T = 3", searched.expanded[0, 0], 1 + 2 * (3 -
 # The answer depends on x
 # -----------------------
 # With :math:`x > -4.8` the beam of two finds something better than greedy search, with less it does worse than greedy
-# search, although it looks at more. A beam of three keeps *the red* and has the greedy sequence again. Move :math:`x`.
+# search, although it looks at more. A beam of three keeps *the red* and has the greedy sequence again. Move :math:`x`
+# and the width :math:`B`; a beam of one is greedy search.
 
 values = [round(-7 + 0.1 * k, 1) for k in range(31)]
 found = {B: {x: beam(x, B)[0] for x in values} for B in (1, 2, 3)}
 worse = [x for x in values if found[2][x][0][1] < GREEDY - 1e-9]
 check("largest x (of tenths) at which two are worse than greedy", max(worse), -4.9, 1e-9, erratum="E21")
-check("x at which two and greedy are equal", max(worse) + 0.1, -4.8, 1e-9, erratum="E21")
+check("tenths of x at which they are, from -7 to -4.9", len(worse), 22, erratum="E21")
+check("beam of two less greedy search at x = -4.8", found[2][-4.8][0][1] - GREEDY, 0, 1e-9, erratum="E21")
+check("beam of two less greedy search at x = -4.7", found[2][-4.7][0][1] - GREEDY, 0.1, 1e-9, erratum="E21")
 check("number of x at which three are worse than greedy", sum(found[3][x][0][1] < GREEDY - 1e-9 for x in values), 0)
 for x in (-6.0, -4.0):
     tree = Tree(x)
@@ -137,42 +176,25 @@ for level, names in enumerate((("the", "a"), ("the green", "the red", "a blue", 
 leaves = ("the red circle", "the red rectangle", "a blue ellipse", "a blue square", "a red triangle")
 for k, name in enumerate(leaves):
     places[tuple(name.split())] = (3, -2.6 + 1.45 * k)
-edges = {"x": [], "x0": [], "y0": [], "x1": [], "y1": [], "kind": []}
-names = {"x0": [], "y0": [], "word": []}
-numbers = {"x": [], "x0": [], "y0": [], "edge": []}
+edges, names, numbers, best = {}, {}, {}, {}
 for path, (across, up) in places.items():
-    names["x0"].append(across)
-    names["y0"].append(-up)
-    names["word"].append(path[-1] if path else "BOS")
-
-
-def ends(before, across, up):
-    """Beginning and end of an edge, which leave room for the words."""
-    return before[0] + 0.2, -before[1], across - 0.2, -up
-
-
+    add_rows(names, x0=across, y0=-up, word=path[-1] if path else "BOS")
 for x in values:
     tree = Tree(x)
-    survivors = [tuple(text.split()) for text, _ in found[2][x]]
-    for path, (across, up) in places.items():
-        if path:
-            before = places[path[:-1]]
-            kept = any(text[: len(path)] == path for text in survivors)
-            added = tree.edges[path[:-1]][path[-1]]
-            kind = "kept to the end" if kept else "pruned"
-            for name, value in zip(edges, (x, *ends(before, across, up), kind), strict=True):
-                edges[name].append(value)
-            middle = ((before[0] + across) / 2, -(before[1] + up) / 2)
-            for name, value in zip(numbers, (x, *middle, f"{added:g}".replace("-", "−")), strict=True):
-                numbers[name].append(value)
-
-labels = {1: "greedy", 2: "beam of 2", 3: "beam of 3"}
-lines = {
-    "at": values * 3,
-    "best": [found[B][x][0][1] for B in labels for x in values],
-    "search": [name for name in labels.values() for _ in values],
-}
-now = {"x": lines["at"], "at": lines["at"], "best": lines["best"]}
+    for path, (across, up) in list(places.items())[1:]:
+        before = places[path[:-1]]
+        added = tree.edges[path[:-1]][path[-1]]
+        middle = {"x0": (before[0] + across) / 2, "y0": -(before[1] + up) / 2}
+        add_rows(numbers, x=x, **middle, edge=f"{added:g}".replace("-", "−"))
+        ends = {"x0": before[0] + 0.2, "y0": -before[1], "x1": across - 0.2, "y1": -up}  # with room for the words
+        for B in (1, 2, 3):
+            kept = any(tuple(text.split())[: len(path)] == path for text, _ in found[B][x])
+            add_rows(edges, x=x, B=B, **ends, kind="kept to the end" if kept else "pruned")
+SEARCHES = {1: "greedy, B = 1", 2: "beam of 2", 3: "beam of 3"}
+for B, name in SEARCHES.items():
+    add_rows(best, B=B, at=values, best=[found[B][x][0][1] for x in values], search=name)
+lines = {name: column for name, column in best.items() if name != "B"}
+now = {"x": best["at"], **best}
 figure(
     Panel(
         [
@@ -182,7 +204,7 @@ figure(
         ],
         Axis(hidden=True, domain=(-0.2, 3.4)),
         Axis(hidden=True, domain=(-4, 4)),
-        title="The tree, and what a beam of two keeps",
+        title="The tree, and what a beam of B keeps",
         width=420,
         height=300,
     ),
@@ -192,8 +214,8 @@ figure(
         Axis("log probability of the best sequence", domain=(-10, -8.8)),
         title="The best that each search finds",
     ),
-    move=Slider("x", "x", -5.5),
-    colours=["kept to the end", "pruned", *labels.values()],
+    move=[Slider("x", "x", -5.5), Slider("B", "width B", 2)],
+    colours=["kept to the end", "pruned", *SEARCHES.values()],
     caption="Left: edges with their log probabilities. Right: a beam of two lies below greedy search where x is less "
     "than −4.8, where greedy search and a beam of three agree; above it both beams find the same, and more.",
     alternative=f"With x = −5.5 the beam of two ends at {found[2][-5.5][0][1]:.1f}, greedy search and a beam of three "
@@ -204,70 +226,151 @@ figure(
 # What a beam costs
 # -----------------
 # *Question 3.* The document counts :math:`O(TBN)` operations and :math:`O(TB)` numbers. Missing are the model, which
-# reads :math:`1 + B(T - 1)` sequences, the choice of the :math:`B` best among :math:`BN` scores, which scans them
-# :math:`B` times if it is done as it is written, :math:`O(TB^2N)`, and the :math:`BN` scores that a step holds (E14).
+# reads :math:`1 + B(T - 1)` sequences, the choice of the :math:`B` best among :math:`BN` scores, which looks at all of
+# them :math:`B` times if it is done as it is written, :math:`O(TB^2N)` (with a heap :math:`O(TBN \log B)`), and the
+# :math:`BN` scores that a step holds (E14).
 #
-# Counted on a GPT that has learned addition modulo 11, which writes whole equations behind BOS:
-
-spec = shoal.RunSpec(model="gpt", p=11, r_train=0.7, embedding_size=32, num_heads=4, n_steps=600, lr=3e-3, seed=0)
-model = trained(spec).model()
-parameters = {name: tensor.detach().unsqueeze(0) for name, tensor in model.named_parameters()}
+# Here Algorithm 1 runs as it is written, but for its first step (E13), on GPTs of 16 to 128 tokens, and counts. What a
+# search costs does not depend on what its model has learned. The library's search finds the same sequences.
 
 
-class Counted:
-    """Decoder that counts the sequences that its model reads, and the largest number of scores of a step."""
-
-    def __init__(self):
-        self.decoder, self.read, self.scores = decoder_for(model, parameters), 0, 0
-
-    def start(self, T):
-        bos = torch.zeros(1, 1, 1, dtype=torch.int64)
-        logits, state = self.decoder.step(bos, self.decoder.start(1, T), last=True)
-        self.read = 1
-        return state, logits[:, :, 0]
-
-    def step(self, tokens, state, counts=None, *, last=False):
-        logits, state = self.decoder.step(tokens, state, counts, last=last)
-        self.read += tokens.shape[1]
-        self.scores = max(self.scores, logits.numel())
-        return logits, state
-
-    def select(self, state, rows):
-        return self.decoder.select(state, rows)
-
-    def reorder(self, state, rows):
-        return self.decoder.reorder(state, rows)
+def algorithm_1(decoder, T, B):
+    """Best log probability, and numbers of sequences read, of scores, of scores looked at, and held at once."""
+    state, logits = begin(decoder, T)
+    log_p, read, scores, looked, held = torch.zeros(1, 1, dtype=torch.float64), 1, 0, 0, 0
+    for t in range(1, T + 1):
+        s = (log_p + logits[0].log_softmax(-1)).flatten()  # s_b(j), of one hypothesis or of B
+        scores, held = scores + len(s), max(held, len(s))
+        chosen, log_p = [], torch.empty(B, 1, dtype=torch.float64)
+        for b in range(B):
+            largest = int(s.argmax())
+            looked += len(s)
+            log_p[b] = s[largest]
+            s[largest] = -torch.inf  # so that the next one is found
+            chosen.append(largest)
+        if t < T:
+            N = logits.shape[-1]
+            state = decoder.select(state, torch.tensor([[place // N for place in chosen]]))
+            words = torch.tensor([[[place % N] for place in chosen]])  # (1, B, 1)
+            logits, state = decoder.step(words, state, last=True)
+            logits, read = logits[:, :, 0], read + B
+    return log_p[0].item(), read, scores, looked, held
 
 
-rows = {"T": [], "B": [], "read": [], "what": []}
-for T in (2, 3, 4, 5, 6):
-    for B in (1, 2, 4, 8, 16):
-        counted = Counted()
-        state, logits = counted.start(T)
-        N = logits.shape[-1]
-        beam_search(counted, state, logits, T, Beam(B, stop="none"))
-        if (T, B) in ((6, 1), (6, 8), (6, 16), (3, 16)):
-            check(f"sequences that the model reads, T = {T}, B = {B}", counted.read, 1 + B * (T - 1))
-            check(f"scores of a step, T = {T}, B = {B}", counted.scores, B * N, erratum="E14")
-        for what, count in (("sequences read", counted.read), ("scores of a step", counted.scores)):
-            rows["T"].append(T)
-            rows["B"].append(B)
-            rows["read"].append(count)
-            rows["what"].append(what)
+SIZES, WIDTHS, LENGTHS = (16, 32, 64, 128), (1, 2, 4, 8, 16), (2, 3, 4, 5, 6)
+counts, off = {}, {"best": 0, "expanded": 0, "read": 0, "scores": 0, "looked": 0, "held": 0}
+for N in SIZES:
+    decoder = decoder_of(gpt(N))
+    for B in WIDTHS:
+        for T in LENGTHS:
+            log_p, read, scores, looked, held = counts[N, B, T] = algorithm_1(decoder, T, B)
+            searched = beam_search(decoder, *begin(decoder, T), T, Beam(B, stop="none"))
+            off["best"] += abs(searched.hypotheses.log_p[0, 0, 0].item() - log_p) > 1e-9
+            off["expanded"] += searched.expanded.item() != read
+            off["read"] += read != 1 + B * (T - 1)
+            off["scores"] += scores != N + (T - 1) * B * N
+            off["looked"] += looked != B * N + (T - 1) * B * B * N
+            off["held"] += held != B * N
+check("searches", len(counts), 4 * 5 * 5)
+check("of which the library's search finds another best", off["best"], 0)
+check("of which it reads another number of sequences", off["expanded"], 0)
+check("sequences read are not 1 + B (T - 1)", off["read"], 0)
+check("scores are not N + (T - 1) B N", off["scores"], 0)
+check("scores looked at are not B N + (T - 1) B² N", off["looked"], 0)
+check("scores held at once are not B N", off["held"], 0, erratum="E14")
+check("sequences that the model reads, T = 6, B = 16", counts[16, 16, 6][1], 81)
+check("scores of a step, T = 6, B = 16", counts[16, 16, 6][4], 256, erratum="E14")
 
+# %%
+# What is left out most is the model. With a width of :math:`D` and :math:`L` layers, reading one more token takes
+# :math:`L (12 D^2 + 2 D T) + D N` multiplications: attention and feed-forward layer, their products with the :math:`T`
+# places of the cache, and the classifier. PyTorch's own counter of operations finds as many; against them stand the
+# :math:`N` scores that come of them.
+
+D, L, multiplications = 32, 2, {}
+for N in SIZES:
+    for T in LENGTHS:
+        model, token = gpt(N), torch.zeros(1, 1, dtype=torch.int64)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.step(token, model.start(1, T), last=True)
+        multiplications[N, T] = counter.get_total_flops() / 2  # with as many additions
+off_count = sum(m != L * (12 * D**2 + 2 * D * T) + D * N for (N, T), m in multiplications.items())
+check("counts of multiplications that are not L (12 D² + 2 D T) + D N", off_count, 0)
+check("multiplications of one token over its scores, N = 128, T = 6", multiplications[128, 6] / 128, 230)
+
+less = sum(read * multiplications[N, T] < looked for (N, _, T), (_, read, _, looked, _) in counts.items())
+check("searches whose model multiplies less often than Algorithm 1 looks at a score", less, 0)
+
+MEASURES = ("multiplications of the model", "scores looked at, as written", "scores", "sequences read")
+against_N, against_B, against_T = {}, {}, {}
+for (N, B, T), (_, read, scores, looked, _) in counts.items():
+    values = (read * multiplications[N, T], looked, scores, read)
+    add_rows(against_N, B=B, T=T, at=N, value=values, measure=MEASURES)
+    add_rows(against_B, N=N, T=T, at=B, value=values, measure=MEASURES)
+    add_rows(against_T, N=N, B=B, at=T, value=values, measure=MEASURES)
+
+
+def against(rows, title, **axis):
+    """Panel with each count against one of N, B and T."""
+    layers = [line(rows, "at", "value", "measure"), dots(rows, "at", "value", "measure")]
+    return Panel(layers, Axis(title, **axis), Axis(log=True, domain=(1, 1e8), format="~e"), width=215)
+
+
+_, read, scores, looked, _ = counts[16, 4, 6]
 figure(
-    Panel(
-        [line(rows, "B", "read", "what"), dots(rows, "B", "read", "what")],
-        Axis("width B of the beam"),
-        Axis("number"),
-        width=420,
-    ),
-    move=Slider("T", "tokens T", 6),
-    caption=f"Sequences that the model reads in a search of T tokens, and scores that a step holds, N = {N} tokens.",
-    alternative=f"Both grow in proportion to B: at T = 6 and B = 16 the model reads {1 + 16 * 5} sequences, and a step "
-    f"holds {16 * N} scores.",
+    against(against_N, "tokens N of the vocabulary", log=True, domain=(14, 146)),
+    against(against_B, "width B of the beam", log=True, domain=(0.9, 18)),
+    against(against_T, "words T", format="d"),
+    columns=3,
+    move=[Choice("N", "tokens N", 16), Choice("B", "width B", 4), Slider("T", "words T", 6)],
+    caption="What a search counts, on logarithmic axes but for T: each panel against one of N, B and T, at the chosen "
+    "values of the two others. The choice as it is written grows with the square of B; the model costs most.",
+    alternative=f"With N = 16, B = 4 and T = 6 the model reads {read} sequences and multiplies "
+    f"{read * multiplications[16, 6]:,.0f} times; of {scores} scores, Algorithm 1 looks at one {looked:,} times. With "
+    f"B = 16 it does so {counts[16, 16, 6][3]:,} times.",
 )
 
 # %%
+# What a beam misses
+# ------------------
 # *Question 5.* Greedy search cannot undo a choice. Beam search costs :math:`B` times as much, can still miss the best,
-# and, as the tree shows, can even do worse than greedy search.
+# and, as the tree shows, can even do worse than greedy search. Here the GPT of 16 tokens, which has learned nothing and
+# is sure of nothing, continues each of its tokens by :math:`T` others, and all :math:`16^T` sequences are looked at.
+
+decoder, prompts, missed, best_gap = decoder_of(gpt(16)), [[token] for token in range(16)], {}, []
+for T in (1, 2, 3, 4):
+    best = exhaustive_search(decoder, *begin(decoder, T, prompts), T).log_p[0, :, 0]  # (16,)
+    for B in WIDTHS:
+        found_by_beam = beam_search(decoder, *begin(decoder, T, prompts), T, Beam(B)).hypotheses.log_p[0, :, 0]
+        best_gap.append((best - found_by_beam).min())
+        add_rows(missed, T=T, B=B, missed=(best - found_by_beam > 1e-9).sum().item())
+check("least difference of the best of all sequences from that of a beam", min(best_gap), 0, 1e-9)
+check("first tokens for which greedy search misses the best, T = 1", missed["missed"][0], 0)
+check("some for which greedy search misses it, T = 4", missed["missed"][15] > 0, True)
+check("fewer for which a beam of 8 misses it, T = 4", missed["missed"][18] < missed["missed"][15], True)
+
+figure(
+    Panel(
+        [line(missed, "B", "missed"), dots(missed, "B", "missed", size=60)],
+        Axis("width B of the beam", log=True, domain=(0.9, 18)),
+        Axis("first tokens, of 16, with a miss", domain=(0, 16)),
+        width=420,
+    ),
+    move=Slider("T", "words T", 4),
+    caption="Number of first tokens for which a search of a GPT that has learned nothing misses the best sequence.",
+    alternative=f"With T = 4 greedy search, B = 1, misses the best sequence for {missed['missed'][15]} of 16 first "
+    f"tokens, a beam of 4 for {missed['missed'][17]} and a beam of 16 for {missed['missed'][19]}.",
+)
+
+# %%
+# A model that has learned is sure, and greedy search is enough: a GPT that has learned addition modulo 11 answers all
+# equations, and the best of its :math:`16^2` answers of two tokens, the sum and EOS, is the greedy one each time.
+
+spec = shoal.RunSpec(model="gpt", p=11, r_train=0.7, embedding_size=32, num_heads=4, n_steps=600, lr=3e-3, seed=0)
+_, tokenizer, _, _ = get_arithmetic_dataset(p=11, q=11, operator="+", r_train=0.7)
+equations = [tokenizer.encode(f"BOS {a} + {b} =").tolist() for a in range(11) for b in range(11)]
+decoder = decoder_of(trained(spec).model().double())
+best = exhaustive_search(decoder, *begin(decoder, 2, equations), 2).tokens[0, :, 0]
+greedy = generate_from(decoder, *begin(decoder, 2, equations), 2).tokens[0]
+check("equations", len(equations), 121)
+check("equations of which greedy search misses the best answer", (best != greedy).any(1).sum(), 0)

@@ -134,6 +134,7 @@ def test_moments_are_those_of_pytorchs_layers():
     assert torch.allclose(normalise(x, "layer"), nn.LayerNorm([3, 4], dtype=f64)(x))
     assert torch.allclose(normalise(x, "instance"), nn.InstanceNorm1d(3)(x))
     assert torch.allclose(normalise(x, "layer", eps=0.5), nn.LayerNorm([3, 4], eps=0.5, dtype=f64)(x))
+    assert torch.allclose(normalise(x, "layer", 0, unbiased=True).var(dim=(1, 2)), torch.ones(len(x), dtype=f64))
 
 
 def test_moments_of_any_axes():

@@ -100,6 +100,9 @@ NUMBERS = {
     "plot_34_residuals_and_layer_norm": {
         "growth of the activations, c = 1.5, L = 20": (3325.26, 5e-3),
         "growth of the gradient: largest singular value": (3325.26, 5e-3),
+        "root mean square growth (c / √2)^L": (3.25, 5e-3),
+        "root mean square growth of 400 random networks": (3.25, 0.5),
+        "median growth of narrower networks, d = 16": (1.08, 0.1),
         "lower bound (1 - ε)^20, attained by f = -ε h": (0.122, 5e-4),
         "upper bound (1 + ε)^20, attained by f = +ε h": (6.73, 5e-3),
         "lower bound (1 - ε)^50, attained by f = -ε h": (0.00515, 5e-6),
@@ -109,6 +112,13 @@ NUMBERS = {
         "variance of LN(h) where h has 0, ε = 1e-5": (0, 0),
         "σ times the 30 largest singular values, at least, σ = 0.01": (1, 1e-9),
         "σ times the 30 largest singular values, at most, σ = 0.01": (1, 1e-9),
+        **{f"singular values outside the bounds, plain, c = {c}": (0, 0) for c in (0.5, 1.0, 1.5, 2.0)},
+        **{f"singular values outside the bounds, residual, ε = {e}": (0, 0) for e in (0.1, 0.2, 0.3, 0.4, 0.5)},
+        **{
+            f"singular values outside the bounds, {kind}, training steps: {steps}": (0, 0)
+            for kind in ("LayerNorm before", "no norm")
+            for steps in (1, 150)
+        },
     },
     "plot_35_spectral_radius": {
         "norm of W^10 for ρ = 0.9": (0.3487, 5e-5),
@@ -125,6 +135,9 @@ NUMBERS = {
         "largest norm of a power of 8 × 8 Jordan block of 0.9": (1.586e6, 500),
         "power at which it is reached, 8 × 8 Jordan block of 0.9": (69, 0),
         "power from which all are below 1, 8 × 8 Jordan block of 0.9": (306, 0),
+        "2 × 2: largest relative error of the formula": (0, 1e-9),
+        "powers whose norm is not between largest entry and Frobenius norm": (0, 0),
+        "8 × 8, a = 1: how far an error of 1e-8 moves an eigenvalue": (0.1, 1e-6),
     },
     "plot_36_normalisation": {
         "batch mean of channel 1": (2.58333, 5e-6),
@@ -137,6 +150,10 @@ NUMBERS = {
         **{f"layer variance of sample {i}": (v, 5e-6) for i, v in enumerate((1.80556, 1, 0.91667, 0.88889), 1)},
         "instance mean 8": (3.33333, 5e-6),
         "instance variance 8": (1.55556, 5e-6),
+        **{f"number of groups, {kind}": (v, 0) for kind, v in (("batch", 2), ("layer", 4), ("instance", 8))},
+        "largest difference of a variance from n / (n - 1) times the biased one": (0, 1e-12),
+        "largest mean of the features of a position": (0, 1e-12),
+        "largest relative error of ε / (σ² + ε), by which their variance is below 1": (0, 1e-6),
     },
     "plot_37_message_passing": {
         "aggregate of vertex 1, first entry": (-0.8, 1e-12),
@@ -170,6 +187,9 @@ NUMBERS = {
         "variance with two heads, n = 2, s = 10": (0.0142, 5e-5),
         "variance with one head over that with two, n = 2, s = 10": (13.8, 0.05),
         "variance with one head over that with two, n = 64, s = 20": (8.9, 0.05),
+        "2 to 8 heads that share the key: largest relative error of (A / H)² V": (0, 1e-9),
+        "2 to 8 heads with a key each: largest relative error of A V / H²": (0, 0.08),
+        "largest difference of the trained GPT's weights from the formula": (0, 1e-12),
         "weights of the trained GPT outside the bounds": (0, 0),
     },
     "plot_38_decoding": {
@@ -180,10 +200,17 @@ NUMBERS = {
         "log probability of the first sequence": (-9.9, 1e-9),
         "log probability of the second sequence": (-10.3, 1e-9),
         "hypotheses expanded, B = 2, T = 3": (5, 0),
-        "x at which two and greedy are equal": (-4.8, 1e-9),
+        "different sequences, N = 5, T = 5": (3125, 0),
+        "sum of their probabilities, N = 5, T = 5": (1, 1e-9),
+        "beam of two less greedy search at x = -4.8": (0, 1e-9),
+        "beam of two less greedy search at x = -4.7": (0.1, 1e-9),
         "number of x at which three are worse than greedy": (0, 0),
         "sequences that the model reads, T = 6, B = 16": (81, 0),
         "scores of a step, T = 6, B = 16": (256, 0),
+        "of which the library's search finds another best": (0, 0),
+        "scores looked at are not B N + (T - 1) B² N": (0, 0),
+        "counts of multiplications that are not L (12 D² + 2 D T) + D N": (0, 0),
+        "equations of which greedy search misses the best answer": (0, 0),
     },
     "plot_39_lora": {
         "largest change of an output by an adapter that has not been trained": (0, 0),
@@ -480,6 +507,32 @@ def test_only_layers_with_the_parameter_are_moved():
     still = {"x": [1, 2], "y": [0, 1]}
     made = figure(Panel([dots(still, "x", "y"), line(ROWS, "x", "y")]), move=Choice("s", "s", 5), **TEXTS)
     assert ["transform" in layer for layer in made.spec["layer"]] == [False, True]
+
+
+def test_each_of_several_parameters_moves_the_layers_with_its_column():
+    fresh()
+    rows = {"x": [1, 2, 1, 2], "y": [1, 2, 3, 4], "s": [0, 0, 5, 5], "t": ["a", "b", "a", "b"]}
+    only_t = {name: rows[name] for name in "xyt"}
+    moves = [Slider("s", "s"), Choice("t", "t", "b")]
+    made = figure(Panel([line(rows, "x", "y"), dots(only_t, "x", "y")]), move=moves, **TEXTS)
+    assert [(each["name"], each["value"]) for each in made.spec["params"]] == [("moved_1", 0), ("moved_2", "b")]
+    both, one = (layer["transform"][0]["filter"] for layer in made.spec["layer"])
+    assert "moved_1" in both
+    assert "moved_2" in both
+    assert "moved_1" not in one
+    with pytest.raises(UserError, match="one column"):
+        figure(Panel([line(rows, "x", "y")]), move=[Slider("s", "s"), Choice("s", "s")], **TEXTS)
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES])
+def test_a_figure_shows_something_for_all_values_of_its_parameters(page):
+    for drawn in ran(page)[0].recording.figures:
+        panels = drawn.spec.get("concat") or [drawn.spec]
+        for layer in (layer for panel in panels for layer in panel["layer"] if "transform" in layer):
+            columns = re.findall(r"datum\[\"(\w+)\"\]", layer["transform"][0]["filter"])
+            rows = drawn.spec["datasets"][layer["data"]["name"]]
+            shown = {tuple(row[column] for column in columns) for row in rows}
+            assert len(shown) == math.prod(len({row[column] for row in rows}) for column in columns)
 
 
 def test_every_name_of_an_axis_is_shown():

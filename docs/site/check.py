@@ -2,7 +2,7 @@
 
 ``python docs/site/check.py FOLDER`` exits with 1 where a page asks for anything outside its folder, writes an error to
 the console, leaves a formula or a figure undrawn, is wider than the window, or has a link that leads nowhere, and where
-a figure stays as it is when its parameter is moved.
+a figure stays as it is when one of its parameters is moved.
 ``--pictures FOLDER PAGE …`` writes pictures of pages, in the four looks.
 """
 
@@ -37,14 +37,17 @@ _STATE = """(async () => {
 _MOVE = """(async () => {
   const still = [];
   for (const chart of document.querySelectorAll(".shoal-chart")) {
-    const inputs = [...chart.querySelectorAll("input")], before = chart.querySelector("svg")?.outerHTML;
-    if (!inputs.length) continue;
-    if (inputs[0].type === "range") {
-      inputs[0].value = Number(inputs[0].value) === Number(inputs[0].max) ? inputs[0].min : inputs[0].max;
-      inputs[0].dispatchEvent(new Event("input", { bubbles: true }));
-    } else inputs.find((input) => !input.checked).click();
-    await new Promise((done) => setTimeout(done, 200));
-    if (chart.querySelector("svg")?.outerHTML === before) still.push(chart.ariaLabel?.slice(0, 60) ?? "");
+    const controls = {};
+    for (const input of chart.querySelectorAll("input")) (controls[input.name] ??= []).push(input);
+    for (const [name, inputs] of Object.entries(controls)) {
+      const before = chart.querySelector("svg")?.outerHTML, [first] = inputs;
+      if (first.type === "range") {
+        first.value = Number(first.value) === Number(first.max) ? first.min : first.max;
+        first.dispatchEvent(new Event("input", { bubbles: true }));
+      } else inputs.find((input) => !input.checked).click();
+      await new Promise((done) => setTimeout(done, 200));
+      if (chart.querySelector("svg")?.outerHTML === before) still.push(`${chart.ariaLabel?.slice(0, 60)} ${name}`);
+    }
   }
   return still;
 })()"""
@@ -97,7 +100,7 @@ def seen_faults(browser: Browser, page: Path, counts: Counter[str]) -> list[str]
         for width in WIDTHS:
             for dark in (False, True):
                 state = _faults_of_look(browser, width, dark, faults)
-        faults += [f"the parameter moves nothing in: {label}" for label in browser.run(_MOVE)]
+        faults += [f"a parameter moves nothing in: {label}" for label in browser.run(_MOVE)]
         counts.update(formulas=state["formulas"], figures=state["figures"])
     except RuntimeError as error:  # a script of the page
         faults.append(f"script: {str(error).splitlines()[0]}")

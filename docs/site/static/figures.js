@@ -39,17 +39,18 @@
 
   async function draw(chart) {
     const spec = (chart.shoalSpec ??= JSON.parse(chart.querySelector("script").textContent));
-    const moves = (spec.params ?? []).some((param) => param.name === "moved");
-    const before = moves ? chart.shoalView?.view.signal("moved") : undefined; // what a reader chose stays chosen
+    const names = (spec.params ?? []).filter((param) => param.bind).map((param) => param.name), chosen = {};
+    if (chart.shoalView) for (const name of names) chosen[name] = chart.shoalView.view.signal(name); // stays chosen
     const wide = chart.parentElement.clientWidth;
     chart.shoalView?.finalize();
     const fresh = dressed(spec, wide, isDark());
-    for (const param of fresh.params ?? []) if (before !== undefined && param.name === "moved") param.value = before;
+    for (const param of fresh.params ?? []) if (param.name in chosen) param.value = chosen[param.name];
     chart.shoalView = await vegaEmbed(chart, fresh, { actions: false, renderer: "svg" });
     chart.shoalWidth = wide;
     const svg = chart.querySelector("svg"), natural = Number(svg.getAttribute("width"));
     svg.style.minWidth = `${Math.min(natural, Math.max(wide, 0.7 * natural))}px`; // smaller, its words could not be read
-    for (const input of chart.querySelectorAll("input")) input.setAttribute("aria-label", input.name || "parameter");
+    for (const input of chart.querySelectorAll("input[type='range']")) // others stand within labels of their own
+      input.setAttribute("aria-label", input.closest(".vega-bind")?.querySelector(".vega-bind-name")?.textContent.trim() || "parameter");
   }
 
   let drawing = Promise.resolve();

@@ -46,14 +46,16 @@ def moments(x: Tensor, over: str | Sequence[int], unbiased: bool = False) -> Mom
     return Moments(mean, variance)
 
 
-def normalise(x: Tensor, over: str | Sequence[int], eps: float = 1e-5) -> Tensor:
+def normalise(x: Tensor, over: str | Sequence[int], eps: float = 1e-5, unbiased: bool = False) -> Tensor:
     """``(x − μ) / √(σ² + ε)`` with the moments over a set of axes, float64; arguments as of :func:`moments`.
+
+    Layers have the biased variance, the default here.
 
     Raises:
         UserError: as for :func:`moments`.
     """
     axes = _axes(x, over)
-    variance, mean = torch.var_mean(x.double(), dim=axes, correction=0, keepdim=True)
+    variance, mean = torch.var_mean(x.double(), dim=axes, correction=int(unbiased), keepdim=True)
     return (x.double() - mean) / torch.sqrt(variance + eps)
 
 

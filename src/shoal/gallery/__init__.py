@@ -5,8 +5,9 @@ when the documentation is built; :func:`check` raises where a number is off, and
 """
 
 from shoal.gallery.checks import Check, Off, Recording, check, fresh
+from shoal.gallery.columns import add_rows
 from shoal.gallery.figures import Choice, PageFigure, Slider, figure
-from shoal.gallery.marks import Axis, Layer, Panel, bars, cells, dots, line, rule, words
+from shoal.gallery.marks import Axis, Layer, Panel, bars, cells, cubes, dots, line, rule, words
 from shoal.gallery.pages import PageRun, foreign_imports, run_page
 from shoal.gallery.trained import trained
 
@@ -21,9 +22,11 @@ __all__ = [
     "Panel",
     "Recording",
     "Slider",
+    "add_rows",
     "bars",
     "cells",
     "check",
+    "cubes",
     "dots",
     "figure",
     "foreign_imports",

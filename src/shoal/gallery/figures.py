@@ -1,7 +1,7 @@
-"""Figures of pages: layers of data in panels, with one parameter that a reader can move.
+"""Figures of pages: layers of data in panels, with parameters that a reader can move.
 
-What a parameter can be moved to is computed by the page and lies in the figure's data, so that moving it needs no
-server: :func:`figure` shows the rows of the chosen value. The look is that of reports (:mod:`shoal.report.figures`).
+What parameters can be moved to is computed by the page and lies in the figure's data, so that moving them needs no
+server: :func:`figure` shows the rows of the chosen values. The look is that of reports (:mod:`shoal.report.figures`).
 """
 
 import html
@@ -20,7 +20,6 @@ from shoal.gallery.checks import current
 from shoal.gallery.marks import Axis, Layer, Panel
 from shoal.report.figures import COLOURS, Figure, styled
 
-_MOVED = "moved"  # name of the parameter in the specification
 _COLOURS = [*COLOURS, "#F0E442"]  # with the eighth of Okabe and Ito, so that eight groups are told apart
 
 
@@ -50,7 +49,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class PageFigure:
-    """Figure of a page, with a caption, a text alternative and perhaps a parameter.
+    """Figure of a page, with a caption, a text alternative and perhaps parameters.
 
     The documentation shows it by :meth:`_repr_html_`, drawn by a script of its own; :meth:`save` writes a picture.
     """
@@ -78,7 +77,7 @@ class PageFigure:
         return bool(self.spec.get("params"))
 
     def png(self) -> bytes:
-        """Picture of the figure with its parameter at its start."""
+        """Picture of the figure with its parameters at their start."""
         from shoal.report.page import drawn
 
         return drawn(self.drawn, ["png"])["png"]
@@ -102,31 +101,36 @@ def figure(
     *panels: Panel,
     caption: str,
     alternative: str,
-    move: Slider | Choice | None = None,
+    move: Slider | Choice | Sequence[Slider | Choice] = (),
     colours: Sequence[str] = (),
     columns: int = 2,
 ) -> PageFigure:
     """Figure of one or more panels side by side.
 
     Args:
-        panels: the panels; axes show all data, wherever the parameter stands.
+        panels: the panels; axes show all data, wherever the parameters stand.
         caption: what it shows, with units, and what to look at.
         alternative: what it shows in words and numbers, for readers who cannot see it.
-        move: parameter that a reader can move: layers whose data have its column show the rows of its value.
+        move: parameters that a reader can move, one or several: layers whose data have the column of a parameter show
+            the rows of its value, and layers with the columns of several the rows of all their values.
         colours: values of the ``colour`` columns in the order of the palette; in their order in the data, if not given.
         columns: panels in a row, where the page is wide enough.
 
     Raises:
-        UserError: there is no panel, or no layer has the parameter's column.
+        UserError: there is no panel, no layer has a parameter's column, or two parameters move the same.
     """
     if not panels or not all(panel.layers for panel in panels):
         raise UserError("a figure needs at least one panel, and a panel at least one layer")
     layers = [layer for panel in panels for layer in panel.layers]
     names = list(colours) or _names(layers)
-    charts = [_panel(panel, names, None if move is None else move.column) for panel in panels]
+    moves = (move,) if isinstance(move, Slider | Choice) else tuple(move)
+    moved = {each.column: f"moved_{k}" for k, each in enumerate(moves, 1)}  # name of each in the specification
+    if len(moved) < len(moves):
+        raise UserError(f"two parameters move one column: {' '.join(each.column for each in moves)}")
+    charts = [_panel(panel, names, moved) for panel in panels]
     chart: Any = charts[0] if len(charts) == 1 else alt.concat(*charts, columns=columns, spacing=28)
-    if move is not None:
-        chart = chart.add_params(_parameter(move, layers))
+    if moves:
+        chart = chart.add_params(*(_parameter(each, moved[each.column], layers) for each in moves))
     number = len(current().figures) + 1
     made = PageFigure(Figure(f"figure-{number}", styled(chart, alternative), caption))
     current().figures.append(made)
@@ -139,7 +143,7 @@ def _names(layers: Sequence[Layer]) -> list[str]:
     return list(dict.fromkeys(str(value) for column in columns for value in column.to_list()))
 
 
-def _parameter(move: Slider | Choice, layers: Sequence[Layer]) -> alt.Parameter:
+def _parameter(move: Slider | Choice, name: str, layers: Sequence[Layer]) -> alt.Parameter:
     """Parameter with the control that moves it."""
     columns = [layer.data[move.column] for layer in layers if move.column in layer.data.columns]
     if not columns:
@@ -152,19 +156,18 @@ def _parameter(move: Slider | Choice, layers: Sequence[Layer]) -> alt.Parameter:
     if start not in options:
         raise UserError(f"{move.column} cannot start at {start!r}: one of {' '.join(map(str, options))}")
     if isinstance(move, Choice):
-        bound: Any = alt.binding_radio(
-            options=options, labels=[f"{option}" for option in options], name=f"{move.label} "
-        )
-        return alt.param(_MOVED, value=start, bind=bound)
+        labels = [f"{option:g}" if isinstance(option, float) else f"{option}" for option in options]
+        bound: Any = alt.binding_radio(options=options, labels=labels, name=f"{move.label} ")
+        return alt.param(name, value=start, bind=bound)
     low, high = min(options), max(options)
     step = (high - low) / max(len(options) - 1, 1)
     if any(abs(low + step * k - value) > 1e-6 * max(abs(high), abs(low)) for k, value in enumerate(sorted(options))):
         raise UserError(f"the values of {move.column} are not evenly spaced: a Choice has any values")
     bound = alt.binding_range(min=low, max=high, step=float(f"{step:.6g}") or 1, name=f"{move.label} ")
-    return alt.param(_MOVED, value=start, bind=bound)
+    return alt.param(name, value=start, bind=bound)
 
 
-def _panel(panel: Panel, names: list[str], moved: str | None) -> Any:
+def _panel(panel: Panel, names: list[str], moved: Mapping[str, str]) -> Any:
     axes = {"x": _position(panel, "x", panel.x), "y": _position(panel, "y", panel.y)}
     charts = [_chart(layer, axes, names, moved) for layer in panel.layers]
     title = {"title": alt.Title(panel.title, anchor="start", frame="group")} if panel.title else {}
@@ -202,7 +205,7 @@ def _position(panel: Panel, channel: str, axis: Axis) -> dict[str, Any]:
     return {"scale": scale, "axis": alt.Axis(**shown), "title": axis.title or None}
 
 
-def _chart(layer: Layer, axes: Mapping[str, dict[str, Any]], names: list[str], moved: str | None) -> alt.Chart:
+def _chart(layer: Layer, axes: Mapping[str, dict[str, Any]], names: list[str], moved: Mapping[str, str]) -> alt.Chart:
     channels, has = layer.encoding, layer.encoding.get
     encoding: dict[str, Any] = {}
     for name, channel in (("x", alt.X), ("y", alt.Y)):
@@ -237,11 +240,12 @@ def _chart(layer: Layer, axes: Mapping[str, dict[str, Any]], names: list[str], m
     chart: alt.Chart = getattr(alt.Chart(data), f"mark_{layer.kind}")(
         **layer.look, clip=layer.kind in ("line", "rule")
     ).encode(**encoding)
-    return chart if moved is None or moved not in layer.data.columns else chart.transform_filter(_chosen(layer, moved))
+    conditions = [_chosen(layer, column, name) for column, name in moved.items() if column in layer.data.columns]
+    return chart.transform_filter(" && ".join(conditions)) if conditions else chart
 
 
-def _chosen(layer: Layer, moved: str) -> str:
-    """Condition of the rows of the parameter's value; sliders give numbers that are off by rounding."""
-    if layer.data[moved].dtype == pl.String:
-        return f"datum[{json.dumps(moved)}] === {_MOVED}"
-    return f"abs(datum[{json.dumps(moved)}] - {_MOVED}) <= 1e-6 * (1 + abs({_MOVED}))"
+def _chosen(layer: Layer, column: str, moved: str) -> str:
+    """Condition of the rows of a parameter's value; sliders give numbers that are off by rounding."""
+    if layer.data[column].dtype == pl.String:
+        return f"datum[{json.dumps(column)}] === {moved}"
+    return f"abs(datum[{json.dumps(column)}] - {moved}) <= 1e-6 * (1 + abs({moved}))"

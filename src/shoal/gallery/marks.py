@@ -11,6 +11,7 @@ from shoal.report.figures import COLOURS
 
 INK = "#1a1a1a"  # marks without a colour column; a dark page shows it light
 _WIDTH, _HEIGHT = 320, 230
+_CUBE = "M-1,-1H1V1H-1ZM-1,-1L-.7,-1.3H1.3L1,-1ZM1,-1L1.3,-1.3V.7L1,1Z"  # front, top and right side
 _SIDES = {"left": -7, "right": 7, "above": 0, "below": 0, "centre": 0}
 
 Columns = Mapping[str, Any]  # name -> values: a list, or a tensor of one dimension
@@ -109,6 +110,12 @@ def bars(data: Columns, x: str, y: str, colour: str | None = None) -> Layer:
     return _layer(
         "bar", data, {"x": x, "y": y, "colour": colour}, **({} if colour else {"color": COLOURS[0]}), width=24
     )
+
+
+def cubes(data: Columns, x: str, y: str, colour: str, *, size: float = 625) -> Layer:
+    """Small cube per row, seen from the front with its top and its right side; ``size`` is the area of its front."""
+    look = {"shape": _CUBE, "filled": True, "size": size, "opacity": 0.4, "stroke": INK, "strokeWidth": 0.8}
+    return _layer("point", data, {"x": x, "y": y, "colour": colour}, **look)
 
 
 def cells(data: Columns, x: str, y: str, value: str) -> Layer:
