@@ -10,6 +10,7 @@ from shoal.analysis.fits import best_of_restarts
 from shoal.lab import Lab
 from shoal.report.reading import sentences
 from shoal.studies import Form, Results, get_study
+from shoal.studies.hmm_pages import emissions_section
 from shoal.studies.hmm_scores import example, pairs_of_updates
 from shoal.studies.letters import letters_sentence
 
@@ -78,6 +79,30 @@ def test_what_is_measured_agrees_with_the_models(shown):
     assert max(row["below"] for row in rows.values()) == 0
     assert len(pairs_of_updates(measured["fits"], K)) == 2
     assert ("truth" in measured) == (name == "hmm")
+
+
+def test_tables_of_a_model_of_numbers_have_every_number_of_theirs_as_it_is(tmp_path, monkeypatch):
+    study = get_study("hmm")
+    monkeypatch.setitem(study.BOOTSTRAPS, True, 2)
+    drawn = {"drawn_sequences": ["12"], "drawn_length": ["15"], "drawn_size": ["2"], "emissions": ["gaussian"]}
+    form = Form(quick=True, settings={**SMALL, **drawn, "num_states": ["3"], "n_steps": ["4"]})
+    records = shoal.train(form.specs(study), tmp_path, workers=1)
+    measured = study.measure_models(form, records)
+    section = emissions_section(measured, "Emissions", "what they are.")
+    assert [table.name for table in section.tables] == ["transitions", "means"]
+    model, truth = measured["model"], measured["truth"]["arrays"]
+    for table in section.tables:
+        assert dressed_numbers(table.to_csv()) == [] and unset_in_latex(table.to_latex()) == []
+    transitions, means = (table.data.to_dicts() for table in section.tables)
+    assert len(transitions) == 3 + 9 and len(means) == 3 * 2
+    for row in transitions:
+        of = (lambda arrays, row=row: arrays["start"][row["to"]]) if row["from"] is None else None
+        of = of or (lambda arrays, row=row: arrays["transitions"][row["from"]][row["to"]])
+        given = [of(model["arrays"]), of(model["low"]), of(model["high"]), of(truth)]
+        assert [row["value"], row["low"], row["high"], row["true"]] == given
+    for row in means:
+        given = [part["means"][row["state"]][row["dimension"]] for part in (model["arrays"], model["low"], truth)]
+        assert [row["value"], row["low"], row["true"]] == given
 
 
 def test_a_page_without_measurements_says_so(shown):

@@ -197,35 +197,45 @@ def transitions_table(measured: Measured) -> Table:
     """Table of start and transitions of the best model, with intervals, and of the truth where it is known."""
     model, truth = measured["model"], measured.get("truth")
     K = measured["n_states"]
-    body, raw = [], []
-    for j in range(K):
-        cells = []
-        for k in range(K):
-            place = ("transitions", j, k)
-            cells.append(Cell(_with_truth(model, truth, place)))
-            raw.append({"from": j, "to": k, "probability": model["arrays"]["transitions"][j][k]})
-        body.append((f"from state {j}", [Cell(_with_truth(model, truth, ("start", j))), *cells]))
+    places = {j: [("start", j), *(("transitions", j, k) for k in range(K))] for j in range(K)}
+    body = [(f"from state {j}", [Cell(_with_truth(model, truth, place)) for place in row]) for j, row in places.items()]
+    raw = [
+        {"from": None if place[0] == "start" else place[1], "to": place[-1], **_numbers_at(model, truth, place)}
+        for row in places.values()
+        for place in row
+    ]
     beside = "; after a slash the model that the sequences were drawn from" if truth else ""
     caption = f"Transitions P of the best fit, and start π, with 95 % intervals over resamples{beside}."
-    return Table("transitions", ["", "π", *(f"to state {k}" for k in range(K))], body, caption, pl.DataFrame(raw))
+    return Table("transitions", ["", "π", *(f"to state {k}" for k in range(K))], body, caption, _frame(raw))
 
 
 def _means_table(measured: Measured) -> Table:
     model, truth = measured["model"], measured.get("truth")
-    means = np.array(model["arrays"]["means"])
-    body = [
-        (f"state {k}", [Cell(_with_truth(model, truth, ("means", k, d))) for d in range(means.shape[1])])
-        for k in range(len(means))
+    K, D = np.array(model["arrays"]["means"]).shape
+    body = [(f"state {k}", [Cell(_with_truth(model, truth, ("means", k, d))) for d in range(D)]) for k in range(K)]
+    raw = [
+        {"state": k, "dimension": d, **_numbers_at(model, truth, ("means", k, d))} for k in range(K) for d in range(D)
     ]
     caption = "Means of the best fit with 95 % intervals over resamples, and after a slash the true ones."
-    return Table("means", ["", *(f"dimension {d}" for d in range(means.shape[1]))], body, caption)
+    return Table("means", ["", *(f"dimension {d}" for d in range(D))], body, caption, _frame(raw))
+
+
+def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema_overrides=dict.fromkeys(("value", "low", "high", "true"), pl.Float64))
+
+
+def _numbers_at(
+    model: Mapping[str, Any], truth: Mapping[str, Any] | None, place: tuple[Any, ...]
+) -> dict[str, float | None]:
+    """A number of the best model, the ends of its interval, and the true one."""
+    ends = {name: _at(model[part], place) for name, part in (("value", "arrays"), ("low", "low"), ("high", "high"))}
+    return {**ends, "true": None if truth is None else _at(truth["arrays"], place)}
 
 
 def _with_truth(model: Mapping[str, Any], truth: Mapping[str, Any] | None, place: tuple[Any, ...]) -> str:
-    value, low, high = (_at(model[part], place) for part in ("arrays", "low", "high"))
-    text = with_interval(value, low, high)
-    true = None if truth is None else _at(truth["arrays"], place)
-    return text if true is None else f"{text} / {number(true)}"
+    numbers = _numbers_at(model, truth, place)
+    text = with_interval(numbers["value"], numbers["low"], numbers["high"])
+    return text if numbers["true"] is None else f"{text} / {number(numbers['true'])}"
 
 
 def _at(arrays: Mapping[str, Any], place: tuple[Any, ...]) -> float | None:
