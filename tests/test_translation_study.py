@@ -111,6 +111,21 @@ def test_without_files_there_is_one_line(tmp_path, capsys, words):
     assert not (tmp_path / "lab").exists()
 
 
+@pytest.mark.parametrize("words", [["study", "run", "translation"], ["reproduce", "multi30k"]])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize("wrong", [None, "a dog sleeps.\n"])
+def test_a_wrong_test_split_is_told_before_anything_is_done(form, tmp_path, capsys, words, dry, wrong):
+    path, lab = tmp_path / "wrong.en", tmp_path / "lab"
+    if wrong is not None:
+        path.write_text(wrong)
+    given = {name: values[0] for name, values in form.settings.items()} | {"test_target": str(path)}
+    flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+    assert main([*words, "--quick", *flags, "--lab", str(lab), *dry]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert str(path) in line
+    assert not lab.exists()
+
+
 # what is measured
 
 

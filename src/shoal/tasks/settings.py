@@ -120,6 +120,13 @@ class TaskSettings(Part):
         """Sizes that a model is built for; from the settings alone, so that a model is loaded without its data."""
         raise NotImplementedError
 
+    def check_final(self) -> None:
+        """Check files that are read only when training is done; there are none by default.
+
+        Raises:
+            UserError: a file cannot be read, or is not as it must be.
+        """
+
     def counts(self) -> Counts:
         """Amounts of data; from the settings alone."""
         raise NotImplementedError

@@ -46,6 +46,17 @@ def check_parts(specs: Iterable[RunSpec], device: torch.device) -> None:
         _TRIED.add(cohort.id)
 
 
+def check_final_files(specs: Iterable[RunSpec]) -> None:
+    """Raise :class:`UserError` for a file that would be read only when the runs are done, and cannot be or is wrong."""
+    different = {}
+    for spec in specs:
+        part = spec.task_part
+        files = tuple(str(getattr(part, name)) for name in part.having("operational"))
+        different.setdefault((type(part), files), part)
+    for part in different.values():
+        part.check_final()
+
+
 def _check_record(spec: RunSpec) -> None:
     """Check that a lab can read again the settings that it would write."""
     try:

@@ -201,6 +201,11 @@ class Translation(PretrainedSides, BucketedPairs):
         source, target = (getattr(self, f"{split}_{side}") for side in ("source", "target"))
         return (split, *read_sides(source, target))
 
+    def check_final(self) -> None:
+        """See :class:`TaskSettings`: the test split, which no run reads while it trains."""
+        if self.test_source:
+            self.final_lines()
+
     def data(self) -> "TranslationData":
         """Pairs in tokens.
 
