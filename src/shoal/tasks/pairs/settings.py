@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from shoal.errors import UserError
 from shoal.measures import Measure, Measures
 from shoal.spec.fields import SEED, SHARE, choice, setting
-from shoal.tasks.settings import TaskSettings, fitting
+from shoal.tasks.settings import SPREADS, TaskSettings, fitting, smoothing_lines
 
 if TYPE_CHECKING:
     from shoal.tasks.base import Task
     from shoal.tasks.pairs.buckets import Buckets
     from shoal.tasks.pairs.data import Batching, Scoring
 
-CONVENTIONS = ("torch", "fairseq", "joeynmt")
+CONVENTIONS = tuple(SPREADS)
 MEASURES = Measures(
     (
         Measure(
@@ -95,6 +95,10 @@ class PairSettings(TaskSettings):
     def build(self, split_seed: int) -> "Task":
         """See :class:`TaskSettings`; for models that read a source and its target."""
         return self.build_for("pair", split_seed)
+
+    def conventions(self) -> list[str]:
+        """See :class:`TaskSettings`: label smoothing."""
+        return smoothing_lines(self.label_smoothing, self.label_smoothing_convention)
 
     def scoring(self) -> "Scoring":
         """Objective that training minimises."""

@@ -81,6 +81,10 @@ class PigLatin(PairSettings):
             raise UserError(f"the text {self.text_key} of this run was not named: --text FILE")
         return load_words(self.text, self.text_key, self.max_length, self.moved)
 
+    def conventions(self) -> list[str]:
+        """See :class:`TaskSettings`: also the length limit."""
+        return [*super().conventions(), f"length limit: words of more than {self.max_length} letters are left out"]
+
     def sizes(self) -> Sizes:
         """See :class:`TaskSettings`; sources have as many positions as targets, so that one stands below the other."""
         V, length = 3 + LETTERS, self.max_length + ADDED + 1

@@ -262,6 +262,15 @@ class Translation(PretrainedSides, BucketedPairs):
 
         return translation_task(self.data(), reads, self.scoring(), self.batched())
 
+    def conventions(self) -> list[str]:
+        """See :class:`TaskSettings`: also lower-casing, and the length limit."""
+        cased = (
+            "lower-casing: both sides are lower-cased before they are divided into tokens, so answers are lower-case"
+        )
+        done = "is cut to its first tokens" if self.too_long == "cut" else "leaves its pair out of its split"
+        limit = f"length limit: a sentence of more than {self.max_length} tokens, EOS not counted, {done}"
+        return [*super().conventions(), *([cased] if self.lowercase else []), limit]
+
     def buckets(self) -> "Buckets":
         """See :class:`BucketedPairs`."""
         return self.data().buckets
