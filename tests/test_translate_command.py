@@ -160,6 +160,11 @@ def test_several_steps_are_translated_at_once_with_a_row_of_scores_each(lab, cap
         sorted(names, key=lambda name: list(alone).index(name.partition("@")[2]))
     ]
     assert {own.id for run in lab[:2] for own in decodes(run)} == before  # the same, and kept once
+    assert {own.step for own in decodes(lab[0])} == {
+        8,
+        25,
+        shoal.Lab("lab").records(lab[:1]).model_steps(lab[0], "best")[0],
+    }
     put("reference.txt", "".join(f"{line}\n" for line in [*sentences(4)[1], "", "a dog sleeps."]))
     pytest.importorskip("sacrebleu")
     scored = ["translate", *lab[:2], "source.txt", "--reference", "reference.txt"]

@@ -57,7 +57,7 @@ def read_steps(value: str | None) -> list[int | str | None]:
     Raises:
         UserError: as :func:`read_step`, or one is named twice.
     """
-    steps = [None] if value is None else [read_step(word) for word in value.split(",")]
+    steps: list[int | str | None] = [None] if value is None else [read_step(word) for word in value.split(",")]
     if twice := [step for step in steps if steps.count(step) > 1]:
         raise UserError(f"--step names {twice[0]} twice")
     return steps
