@@ -44,6 +44,16 @@ MEASURES = Measures(
 )
 
 
+def told_filled(kept: Mapping[str, Any]) -> list[str]:
+    """Line about the number of ``widths`` of batches and the ``real_share`` of their positions, where they are kept."""
+    numbers = kept.get("batches")
+    if not numbers:
+        return []
+    share, n = numbers["real_share"], numbers["widths"]
+    widths = "1 width" if n == 1 else f"{n} widths"
+    return [f"batches: {100 * share:.0f} % of the positions hold tokens and no padding, in {widths}"]
+
+
 class PairSettings(TaskSettings):
     """Settings of a task of sources and targets: scores of its texts, and how training scores them.
 
@@ -159,16 +169,6 @@ class BucketedPairs(PairSettings):
             return {}
         buckets = self.buckets()
         return {"widths": len(buckets.widths), "real_share": round(buckets.real_share()["both"], 4)}
-
-    @staticmethod
-    def told_filled(kept: Mapping[str, Any]) -> list[str]:
-        """Line about the numbers of :meth:`filled`."""
-        numbers = kept.get("batches")
-        if not numbers:
-            return []
-        share, n = numbers["real_share"], numbers["widths"]
-        widths = "1 width" if n == 1 else f"{n} widths"
-        return [f"batches: {100 * share:.0f} % of the positions hold tokens and no padding, in {widths}"]
 
     def batch_positions(self, train_batch_size: int) -> int:
         """See :class:`TaskSettings`."""

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from shoal.errors import UserError
 from shoal.models.pair_settings import PairModel
 from shoal.spec.fields import choice, set_default, setting
-from shoal.tasks.pairs.settings import BucketedPairs
+from shoal.tasks.pairs.settings import BucketedPairs, told_filled
 from shoal.tasks.pretrained import PretrainedSides, Side, words_of
 from shoal.tasks.settings import Counts, Sizes
 from shoal.tasks.translation.corpus import FILES, read_parallel, read_sides
@@ -301,7 +301,7 @@ class Translation(PretrainedSides, BucketedPairs):
             f"{left['max_length']} tokens and {done}: {long:,} to train on and {valid_long:,} to validate on; "
             f"with an empty side and left out: {empty:,} and {valid_empty:,}; validation sources that train, too: "
             f"{left['duplicates']:,}",
-            *cls.told_filled(kept),
+            *told_filled(kept),
             *cls.before(kept),
         ]
 
