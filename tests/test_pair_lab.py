@@ -48,6 +48,27 @@ def test_a_task_is_trained_gone_on_with_and_certified(tmp_path, capsys, task):
     assert numbers.select(pl.all().is_finite().all()).row(0) == (True,) * numbers.width
 
 
+@pytest.mark.parametrize("convention, share", [("torch", "0.1/V "), ("fairseq", "0.1/(V-1)"), ("joeynmt", "0.1/(V-2)")])
+def test_what_changes_the_loss_and_the_pairs_is_said_at_the_start(tmp_path, capsys, convention, share):
+    own, lab = [*flags_of("translation", tmp_path), "--n-steps", "3"], ["--lab", str(tmp_path / "lab")]
+    smoothed = ["--label-smoothing", "0.1", "--label-smoothing-convention", convention]
+    assert main(["train", *own, *smoothed, "--lowercase", "true", "--max-length", "13", *lab]) == 0
+    start = capsys.readouterr().out.split("step 0/3")[0]
+    assert [convention in line and share in line for line in start.splitlines()].count(True) == 1
+    assert "lower-cas" in start and "13 tokens" in start
+    assert main(["train", *own, *lab]) == 0
+    start = capsys.readouterr().out.split("step 0/3")[0]
+    assert "smoothing" not in start and "lower-cas" not in start and "64 tokens" in start
+
+
+def test_a_text_says_its_label_smoothing_at_the_start(tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    path.write_text("a small dog sleeps on a mat. " * 40)
+    own = ["--task", "text", "--text", str(path), "--tokenizer", "chars", *SMALL.split(), "--context-length", "8"]
+    assert main(["train", *own, "--n-steps", "3", "--label-smoothing", "0.2", "--lab", str(tmp_path / "lab")]) == 0
+    assert "convention torch: 0.2/V " in capsys.readouterr().out.split("step 0/3")[0]
+
+
 def test_a_task_has_a_usual_model(tmp_path):
     lab = tmp_path / "lab"
     flags = [word for word in flags_of("sorting", tmp_path) if word not in ("--model", "gpt")]

@@ -134,6 +134,16 @@ def test_a_vocabulary_of_no_word_is_refused_and_the_share_of_unknown_ones_is_tol
     assert "<unk>" not in Translation.beside(known)[0]
 
 
+def test_pig_latin_tells_how_much_of_its_batches_is_padding(tmp_path):
+    spec = shoal.RunSpec(task="pig_latin", **MODEL, text=english(tmp_path)).task_part
+    task = spec.build(0)
+    batch = task.batch(task.tensors, torch.arange(len(spec.words().words)))
+    real = torch.cat([batch["seen"], batch["scored"]], dim=1).double().mean().item()  # as a model reads and is scored
+    assert spec.kept()["batches"] == {"widths": 1, "real_share": round(real, 4)}
+    assert f"{100 * real:.0f} %" in type(spec).beside(spec.kept())[-1]
+    assert len(type(spec).beside({**spec.kept(), "batches": None})) == 1  # as it was kept before
+
+
 @pytest.mark.parametrize(("widths", "said"), [(1, "in 1 width"), (2, "in 2 widths")])
 def test_one_width_is_one(widths, said):
     (line,) = Sorting.beside({"batches": {"real_share": 0.5, "widths": widths}})

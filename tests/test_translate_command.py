@@ -19,6 +19,7 @@ import shoal
 from shoal.cli import main
 from shoal.decoding import answers
 from shoal.decoding.answers import EMPTY, Answer, Answered
+from shoal.decoding.finite import DivergedError
 from shoal.errors import UserError
 from shoal.lab.alike import models_by_shape
 from shoal.lab.check import examine
@@ -122,6 +123,66 @@ def test_what_is_kept_says_of_which_model_it_is(lab, capsys):
         assert new.step == step
     averaged, last = records.model(lab[0], average=2), records.model(lab[0])
     assert not all(map(torch.equal, averaged.state_dict().values(), last.state_dict().values()))
+
+
+def test_models_of_several_steps_answer_in_one_call_as_each_alone(lab):
+    records = shoal.Lab("lab").records(lab[:2])
+    models = {f"{run}@{step}": records.model(run, step) for run in lab[:2] for step in (8, 16, 25)}
+    codec = PairCodec.from_json(records.kept(lab[0])["codec"])
+    for beam in (None, answers.Beam(2)):
+        together = answers.answer(models, "sequence", codec, SOURCE, 9, beam)
+        assert together.runs == tuple(models)
+        for name, model in models.items():
+            assert together.best(name) == answers.answer({name: model}, "sequence", codec, SOURCE, 9, beam).best(name)
+    assert len({tuple(together.best(name)) for name in models}) > 3
+    assert f"{lab[0][:8]}@16 " in str(DivergedError([f"{lab[0]}@16"]))
+
+
+def test_several_steps_are_translated_at_once_with_a_row_of_scores_each(lab, capsys, monkeypatch):
+    alone, calls, real = {}, [], answers.answer
+    for step in ("8", "best", "25"):
+        assert main(["translate", *lab[:2], "source.txt", "--step", step]) == 0
+        alone[step] = [line.split("  ", 1)[1] for line in lines_of(capsys.readouterr().out)]
+    before = {own.id for run in lab[:2] for own in decodes(run)}
+    monkeypatch.setattr(
+        answers, "answer", lambda models, *rest, **more: calls.append(models) or real(models, *rest, **more)
+    )
+    assert main(["translate", *lab[:2], "source.txt", "--step", "8,best,25"]) == 0
+    names = [f"{run[:8]}@{step}" for run in lab[:2] for step in alone]
+    wanted = [
+        f"{run[:8]}@{step}  {alone[step][2 * at + own]}"
+        for at in range(len(SOURCE))
+        for own, run in enumerate(lab[:2])
+        for step in alone
+    ]
+    assert lines_of(capsys.readouterr().out) == wanted
+    assert [[f"{name[:8]}@{name.partition('@')[2]}" for name in of_call] for of_call in calls] == [
+        sorted(names, key=lambda name: list(alone).index(name.partition("@")[2]))
+    ]
+    assert {own.id for run in lab[:2] for own in decodes(run)} == before  # the same, and kept once
+    assert {own.step for own in decodes(lab[0])} == {
+        8,
+        25,
+        shoal.Lab("lab").records(lab[:1]).model_steps(lab[0], "best")[0],
+    }
+    put("reference.txt", "".join(f"{line}\n" for line in [*sentences(4)[1], "", "a dog sleeps."]))
+    pytest.importorskip("sacrebleu")
+    scored = ["translate", *lab[:2], "source.txt", "--reference", "reference.txt"]
+    assert main([*scored, "--step", "8,25"]) == 0
+    rows = [re.split(r"  +", line.strip()) for line in lines_of(capsys.readouterr().out)[1:3]]
+    for step, row in zip(("8", "25"), rows, strict=True):
+        assert main([*scored, "--step", step]) == 0
+        (own,) = [re.split(r"  +", line.strip()) for line in lines_of(capsys.readouterr().out)[1:2]]
+        assert row[1:] == own[1:] and f"step {step}" in row[0]
+
+
+@pytest.mark.parametrize("steps, told", [("8,8", "8 twice"), ("8,", "''"), ("8,9", "9"), ("8,beste", "best")])
+def test_a_wrong_list_of_steps_is_one_line(lab, capsys, steps, told):
+    before = content()
+    assert main(["translate", lab[0], "source.txt", "--step", steps]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert told in line
+    assert content() == before
 
 
 def test_scores_are_those_of_sacrebleu_s_own_command(lab, capsys):

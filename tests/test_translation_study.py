@@ -23,9 +23,10 @@ from shoal.studies import Form, Results, translation
 from shoal.studies.reproductions import multi30k
 from shoal.studies.reproductions.scores import PublishedScore, compare_score, judge_scores
 from shoal.studies.reproductions.verdict import CONSISTENT, INCONSISTENT, NOT_RUN, TOO_FEW
-from shoal.studies.translation_answers import answers_of
+from shoal.studies.translation_answers import answers_of, apart_of
 from shoal.studies.translation_samples import examples
 from shoal.studies.translation_scores import GREEDY, by_length, encoded, families, oddities
+from shoal.tasks.build import count_run_parameters
 from shoal.tasks.pairs.codec import codec_of
 from shoal.tasks.pairs.data import Pairs
 
@@ -109,6 +110,21 @@ def test_without_files_there_is_one_line(tmp_path, capsys, words):
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert " needs" in line and "--source" in line
     assert not (tmp_path / "lab").exists()
+
+
+@pytest.mark.parametrize("words", [["study", "run", "translation"], ["reproduce", "multi30k"]])
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize("wrong", [None, "a dog sleeps.\n"])
+def test_a_wrong_test_split_is_told_before_anything_is_done(form, tmp_path, capsys, words, dry, wrong):
+    path, lab = tmp_path / "wrong.en", tmp_path / "lab"
+    if wrong is not None:
+        path.write_text(wrong)
+    given = {name: values[0] for name, values in form.settings.items()} | {"test_target": str(path)}
+    flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+    assert main([*words, "--quick", *flags, "--lab", str(lab), *dry]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert str(path) in line
+    assert not lab.exists()
 
 
 # what is measured
@@ -287,6 +303,27 @@ def test_answers_are_of_the_numbers(found):
     assert not any("validation split (" in line for line in told)
     flattering = answers_of(found | {"split": "valid"})
     assert any("no test split was given" in line for line in flattering)
+
+
+def test_exchanged_inputs_are_told_with_what_they_are_no_measure_of(found):
+    told = {line.split(":")[0]: line for line in answers_of(found) if "random order" in line}
+    assert set(told) == {"encoder-decoder", "LSTM encoder-decoder"}
+    for line in told.values():
+        assert "never trained" in line.split("random order")[1] and "misleads" in line
+    assert "cross-attention alone" in told["encoder-decoder"]
+    assert "cross-attention alone" not in told["LSTM encoder-decoder"]  # its first state is the encoder's last
+    reasons = [line for line in answers_of(found) if "teacher forcing" in line and "cross-attention" in line]
+    assert len(reasons) == 1
+    alone = found | {"runs": {run: own for run, own in found["runs"].items() if own["model"] != "encoder_translator"}}
+    assert not any(line in reasons for line in answers_of(alone))
+
+
+def test_what_else_families_differ_in_is_told(lab, found):
+    (line,) = apart_of(Results(lab, found), found)
+    for spec in lab.specs.values():
+        assert f"{count_run_parameters(spec):,} " in line and f"({spec.lr:g})" in line
+        assert spec.model_part.describe() in line
+    assert "norms post" in line and "norms pre" in line and line.count("norms") == 2  # an LSTM has none
 
 
 def test_of_runs_that_are_not_measured_the_page_has_curves(lab, form):

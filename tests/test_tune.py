@@ -283,6 +283,18 @@ def test_a_winner_that_diverges_on_fresh_seeds_is_none():
     assert judge([None], [1.0], higher_is_better=False).difference is None
 
 
+def test_a_test_split_that_is_not_there_is_told_before_a_tuning(tmp_path):
+    files = {
+        **parallel(tmp_path, 30, 8),
+        "test_source": str(tmp_path / "no.de"),
+        "test_target": str(tmp_path / "no.en"),
+    }
+    base = RunSpec(task="translation", model="encoder_decoder", embedding_size=8, num_heads=2, n_steps=8, **files)
+    with pytest.raises(UserError, match=r"no\.de"):
+        tune(base, ["lr=1e-3,3e-2"], "1000steps", tmp_path / "lab", **{**HOW, "engine": None})
+    assert not (tmp_path / "lab").exists()
+
+
 @pytest.mark.slow
 def test_a_translation_is_scored_on_its_test_split_once(tmp_path, monkeypatch):
     files = parallel(tmp_path, 60, 12)

@@ -14,9 +14,10 @@ BEST = "best"  # shoal.lab.kept.BEST, without its polars
 _SEARCH = ("finished", "stop", "length_penalty")  # what only a search with several beams can be asked for
 
 
-def add_models(parser: Parser) -> None:
-    """Declare ``--step`` and ``--average``, which choose among the kept models of a run."""
-    parser.flag("step", help="step at which the models were kept, or best; default the last")
+def add_models(parser: Parser, several: bool = False) -> None:
+    """Declare ``--step``, which may name ``several``, and ``--average``, which choose among a run's kept models."""
+    more = "; several joined by commas" if several else ""
+    parser.flag("step", help=f"step at which the models were kept, or best{more}; default the last")
     parser.flag(
         "average", type=int, default=1, help="number of kept steps, up to --step, whose models are averaged; default 1"
     )
@@ -48,6 +49,18 @@ def read_step(value: str | None) -> int | str | None:
             f"--step must be a step at which models were kept, or {BEST}, got {value!r}{nearest(value, [BEST])}"
         )
     return int(value)
+
+
+def read_steps(value: str | None) -> list[int | str | None]:
+    """Values of a ``--step`` that may name several, joined by commas.
+
+    Raises:
+        UserError: as :func:`read_step`, or one is named twice.
+    """
+    steps: list[int | str | None] = [None] if value is None else [read_step(word) for word in value.split(",")]
+    if twice := [step for step in steps if steps.count(step) > 1]:
+        raise UserError(f"--step names {twice[0]} twice")
+    return steps
 
 
 def read_beam(options: argparse.Namespace, *others: str) -> "Beam | None":

@@ -18,7 +18,7 @@ from shoal.report.console import print_damage, print_keys, print_titled
 from shoal.spec import RunSpec
 from shoal.studies import Form, Results, Study
 from shoal.training.certificate import certify
-from shoal.training.preflight import check_parts
+from shoal.training.preflight import check_final_files, check_parts
 from shoal.training.requests import check_execution
 
 CERTIFIED_STEPS = {True: 25, False: 50}  # quick form, full form
@@ -36,6 +36,7 @@ def run_studies(
     device = check_execution(**execution)
     wanted = list(dict.fromkeys(spec for of_study in specs.values() for spec in of_study))
     check_parts(wanted, device)
+    check_final_files(wanted)
     check_drawing()
     if is_dry:
         return dry_run(wanted, path, execution, "Certificates and pages come on top.")

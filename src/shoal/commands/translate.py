@@ -4,10 +4,11 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.commands.kept_models import add_models, add_search, read_beam, read_step
+from shoal.commands.kept_models import add_models, add_search, read_beam, read_steps
 from shoal.commands.parsing import Parser, add_lab
 from shoal.errors import DiskError, UserError, printable
 from shoal.output import say
@@ -32,7 +33,7 @@ def arguments(parser: Parser) -> None:
     parser.flag(
         "max-new-tokens", type=int, help="tokens of an answer at most, its end included; default those of the model"
     )
-    add_models(parser)
+    add_models(parser, several=True)
     parser.flag("name", help="name under which the lab keeps the answers; default that of the file")
     parser.flag(
         "tree",
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from shoal.lab.names import check_name
 
     beam = read_beam(options, "tree")
-    step = read_step(options.step)
+    steps = read_steps(options.step)
     name = check_name(_name(options), "decode")
     lines = _lines(options.file)
     references = None if options.reference is None else _lines(options.reference)
@@ -57,21 +58,22 @@ def run(options: argparse.Namespace) -> int:
             f"{len(references):,} in {printable(options.reference)}"
         )
     records = Lab(options.lab).records(options.runs)
-    _check(records, lines, options)
+    _check(records, steps, lines, options)
     names = [] if references is None else _names(records)
-    groups, notes = _translate(records, lines, options, beam, step)
+    groups, notes = _translate(records, lines, options, beam, steps)
     answers = [answered for answered, _ in groups]
-    texts = {run: answered.best(run) for answered in answers for run in answered.runs}
-    scores = None if references is None else _scores(records, texts, lines, references, names, answers)
+    texts = {model: answered.best(model) for answered in answers for model in answered.runs}
+    scores = None if references is None else _scores(records, steps, texts, lines, references, names, answers)
     table, about, warnings = scores or (None, [], [])
     # What is kept is kept once nothing else can be wrong any more, and what the lab refuses is shown all the same.
     if options.tree is not None:
         _draw(options, *groups[0], lines)
-    paths, refused = _keep(records, texts, lines, name, _settings(options, beam))
+    paths, refused = _keep(records, steps, texts, lines, name, _settings(options, beam))
     for note in [*notes, *warnings]:  # beside what may be piped into a file, line by line
         print(printable(note), file=sys.stderr)
     if table is None:
-        _print_texts({run: texts[run] for run in records.ids})
+        shown = {_shown(run, step, steps): texts[_model(run, step, steps)] for run in records.ids for step in steps}
+        _print_texts(shown)
     else:
         from shoal.report.console import print_table
 
@@ -81,6 +83,16 @@ def run(options: argparse.Namespace) -> int:
     if refused is not None:
         raise refused
     return 0
+
+
+def _model(run: str, step: int | str | None, steps: Sequence[int | str | None]) -> str:
+    """Name of a run's model, unique among those that answer: ``RUN``, or ``RUN@STEP`` where there are several steps."""
+    return f"{run}@{step}" if len(steps) > 1 else run
+
+
+def _shown(run: str, step: int | str | None, steps: Sequence[int | str | None]) -> str:
+    """As :func:`_model`, with the beginning of the run's id."""
+    return _model(run[:8], step, steps)
 
 
 def _name(options: argparse.Namespace) -> str:
@@ -105,7 +117,9 @@ def _lines(path: str) -> list[str]:
     return lines_of(read_corpus([path]).text)
 
 
-def _check(records: "Records", lines: Sequence[str], options: argparse.Namespace) -> None:
+def _check(
+    records: "Records", steps: Sequence[int | str | None], lines: Sequence[str], options: argparse.Namespace
+) -> None:
     """Raise :class:`UserError` where a run is of a task without sources, or a tree cannot be drawn."""
     for run, spec in records.specs.items():
         if "pair" not in spec.task_part.offers:
@@ -118,6 +132,8 @@ def _check(records: "Records", lines: Sequence[str], options: argparse.Namespace
         return
     from shoal.report.tree_file import check_tree_file
 
+    if len(steps) > 1:
+        raise UserError(f"--tree shows one model, got {len(steps)} steps")
     if len(records) != 1 or len(lines) != 1:
         raise UserError(f"--tree shows one run and one line, got {len(records)} runs and {len(lines):,} lines")
     if not lines[0].strip():
@@ -126,9 +142,13 @@ def _check(records: "Records", lines: Sequence[str], options: argparse.Namespace
 
 
 def _translate(
-    records: "Records", lines: Sequence[str], options: argparse.Namespace, beam: "Beam | None", step: int | str | None
+    records: "Records",
+    lines: Sequence[str],
+    options: argparse.Namespace,
+    beam: "Beam | None",
+    steps: Sequence[int | str | None],
 ) -> "tuple[list[tuple[Answered, PairCodec]], list[str]]":
-    """Translations by all runs, those of one shape together, each with its vocabularies; and notes for the user.
+    """Translations by all models, those of one shape together, each with its vocabularies; and notes for the user.
 
     Raises:
         UserError: a run has no such model; or its model can answer no such lines, or not by this search.
@@ -138,10 +158,17 @@ def _translate(
     from shoal.lab.alike import models_by_shape
     from shoal.tasks.pairs.codec import PairCodec
 
-    answers, notes = [], notes_of_steps(records, step, options.average)
-    for group in models_by_shape(records, "codec", PairCodec.from_json, step, options.average):
-        first, codec = next(iter(group.models)), group.kept
-        most = group.spec.task_part.sizes().sequence_length
+    notes = [note for step in steps for note in notes_of_steps(records, step, options.average)]
+    by_step = [models_by_shape(records, "codec", PairCodec.from_json, step, options.average) for step in steps]
+    answers = []
+    for groups in zip(*by_step, strict=True):  # of one shape, one for each step
+        first, codec, spec = next(iter(groups[0].models)), groups[0].kept, groups[0].spec
+        models = {
+            _model(run, step, steps): model
+            for step, group in zip(steps, groups, strict=True)
+            for run, model in group.models.items()
+        }
+        most = spec.task_part.sizes().sequence_length
         tokens = most if options.max_new_tokens is None else options.max_new_tokens
         if not 1 <= tokens <= most:
             raise UserError(f"--max-new-tokens must be from 1 to {most}, the positions of the model, got {tokens}")
@@ -151,8 +178,7 @@ def _translate(
                 f"the most that run {first[:8]} reads: they are cut there; the first is line {long[0] + 1:,}"
             )
         record = options.tree is not None
-        answered = answer(group.models, group.spec.model_part.reads, codec, lines, tokens, beam, record=record)
-        answers.append((answered, codec))
+        answers.append((answer(models, spec.model_part.reads, codec, lines, tokens, beam, record=record), codec))
     return answers, notes
 
 
@@ -161,20 +187,26 @@ def _settings(options: argparse.Namespace, beam: "Beam | None") -> dict[str, Any
     from dataclasses import asdict
 
     how: dict[str, Any] = {"beams": 1} if beam is None else asdict(beam)
-    how |= {"max_new_tokens": options.max_new_tokens, "step": options.step, "average": options.average}
+    how |= {"max_new_tokens": options.max_new_tokens, "average": options.average}
     return {name: value for name, value in how.items() if value is not None}
 
 
 def _keep(
-    records: "Records", texts: Mapping[str, Sequence[str]], lines: Sequence[str], name: str, how: Mapping[str, Any]
+    records: "Records",
+    steps: Sequence[int | str | None],
+    texts: Mapping[str, Sequence[str]],
+    lines: Sequence[str],
+    name: str,
+    how: Mapping[str, Any],
 ) -> tuple[list[str], UserError | DiskError | None]:
     """Keep the translations in the lab; return their paths, and the first error where it refused some."""
     paths, refused = [], None
-    for run in records.ids:
-        step = records.model_steps(run, read_step(how.get("step")), how["average"])[-1]
+    for run, step in product(records.ids, steps):
+        at = records.model_steps(run, step, how["average"])[-1]
         most = {"max_new_tokens": records.spec_of(run).task_part.sizes().sequence_length, **how}
+        most |= {} if step is None else {"step": str(step)}
         try:
-            paths.append(str(records.keep_hypotheses(run, step, name, texts[run], lines, most).path))
+            paths.append(str(records.keep_hypotheses(run, at, name, texts[_model(run, step, steps)], lines, most).path))
         except (UserError, DiskError) as error:
             refused = refused or error
     return paths, refused
@@ -190,12 +222,12 @@ def _draw(options: argparse.Namespace, found: "Answered", codec: "PairCodec", li
 
 
 def _print_texts(texts: Mapping[str, Sequence[str]]) -> None:
-    """Print the translations line by line, of several runs behind their ids; to files and pipes as they are."""
+    """Print the translations line by line, of several models behind their names; to files and pipes as they are."""
     is_seen = sys.stdout.isatty()
     for several in zip(*texts.values(), strict=True):
-        for run, text in zip(texts, several, strict=True):
+        for name, text in zip(texts, several, strict=True):
             line = text.replace("\n", " ")
-            print(("" if len(texts) == 1 else f"{run[:8]}  ") + (printable(line) if is_seen else line))
+            print(("" if len(texts) == 1 else f"{name}  ") + (printable(line) if is_seen else line))
 
 
 def _names(records: "Records") -> list[str]:
@@ -216,18 +248,23 @@ def _names(records: "Records") -> list[str]:
 
 def _scores(
     records: "Records",
+    steps: Sequence[int | str | None],
     texts: Mapping[str, Sequence[str]],
     lines: Sequence[str],
     references: Sequence[str],
     names: Sequence[str],
     answers: "Sequence[Answered]",
 ) -> "tuple[Table, list[str], list[str]]":
-    """Table of the scores of each setting over its seeds, lines on the rules of the scores, and warnings."""
+    """Table of the scores of each setting and step over its seeds, lines on the rules of the scores, and warnings."""
     from shoal.analysis.sentence_scores import text_scores
     from shoal.analysis.translation import ScoreInterval, score_interval
     from shoal.report.translation import settings_of, translation_table
 
-    groups = settings_of(records.specs.values())
+    groups = {
+        label if len(steps) == 1 else f"{label}, step {step}": [_model(run, step, steps) for run in runs]
+        for label, runs in settings_of(records.specs.values()).items()
+        for step in steps
+    }
     rows: dict[str, dict[str, ScoreInterval]] = {}
     signatures: dict[str, str] = {}
     warnings = []

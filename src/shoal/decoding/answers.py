@@ -89,7 +89,8 @@ def answer(
     A line of white space alone has an empty answer, without a step of a model: no task trains on such lines.
 
     Args:
-        models: models of one shape, by run; in evaluation mode meanwhile.
+        models: models of one shape, by run, or by any other names, such as ``RUN@STEP`` for several models of a run;
+            in evaluation mode meanwhile.
         reads: how they read, see :attr:`shoal.models.settings.ModelSettings.reads`. One that answers position by
             position predicts all tokens at once: there is no search.
         codec: their vocabularies.

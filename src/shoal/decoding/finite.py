@@ -16,12 +16,13 @@ class DivergedError(UserError):
     """Error for models that give no probabilities, because their numbers are not finite.
 
     Attributes:
-        runs: ids of their runs.
+        runs: ids of their runs, or their names as the caller gave them.
     """
 
     def __init__(self, runs: Sequence[str]) -> None:
         self.runs = tuple(runs)
-        named = " ".join(run[:8] for run in runs)
+        parts = [run.partition("@") for run in runs]  # of several models of a run, RUN@STEP
+        named = " ".join(f"{run[:8]}{at}{step}" for run, at, step in parts)
         whose, give, its, it = ("runs", "give", "their", "them") if len(runs) > 1 else ("run", "gives", "its", "it")
         super().__init__(
             f"{whose} {named} {give} numbers that are not finite, because {its} training diverged: leave {it} out"

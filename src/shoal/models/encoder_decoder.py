@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal.models.attention import MultiHeadedAttention
-from shoal.models.cache import DecodingState, Slots, last_of
+from shoal.models.cache import DecodingState, Overwritable, Slots, last_of
 from shoal.models.dropout import Dropout
 from shoal.models.embedding import GPTEmbedding
 from shoal.models.encoder import Encoder
@@ -263,7 +263,8 @@ class EncoderDecoder(nn.Module):
 
         Args:
             tokens: the next tokens of each row, ``(B, n)``, int64, padded on the right; BOS at first.
-            state: from :meth:`begin`, :meth:`step` or :func:`~shoal.models.cache.select`; it is not changed.
+            state: from :meth:`begin`, :meth:`step` or :func:`~shoal.models.cache.select`; it is not changed, unless it
+                is given as :class:`~shoal.models.cache.Overwritable`.
             counts: number of each row's tokens that are no padding, ``(B,)``, int64; all when not given.
             last: true for logits after the last of each row's tokens alone.
 
@@ -271,8 +272,8 @@ class EncoderDecoder(nn.Module):
             Logits ``(B, n or 1, V)``, which are arbitrary for padding, and the state after the tokens. A token for
             which the state has no place gets NaN for logits.
         """
-        T = state["keys.0"].shape[-2]
-        slots = Slots.after(state["lengths"], tokens.shape[1], T, counts)
+        T, in_place = state["keys.0"].shape[-2], isinstance(state, Overwritable)
+        slots = Slots.after(state["lengths"], tokens.shape[1], T, counts, in_place=in_place)
         outputs, after = self.decoder.step(self.target_embedding(tokens, slots.positions), state, slots)  # (B, n, D)
         fits = (slots.positions < T).unsqueeze(-1)  # (B, n, 1)
         if last:

@@ -19,7 +19,7 @@ from shoal.report.quantities import panels_of
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import finished
 from shoal.studies.results import Results, number_of_runs
-from shoal.studies.translation_answers import answers_of
+from shoal.studies.translation_answers import answers_of, apart_of
 from shoal.studies.translation_scores import measured
 from shoal.studies.translation_tables import (
     differences_table,
@@ -121,7 +121,8 @@ def report(results: Results, form: Form) -> Report:
             "Sizes and training", tables=[sizes_table(results, measured)], about="size and training of each family."
         ),
     ]
-    return finished("translation", "Translation", QUESTION, answers_of(measured), sections, results, form)
+    answers = [*answers_of(measured), *apart_of(results, measured)]
+    return finished("translation", "Translation", QUESTION, answers, sections, results, form)
 
 
 def learning_curves(results: Results) -> Figure:

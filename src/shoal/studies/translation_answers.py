@@ -8,6 +8,7 @@ from shoal.analysis.trends import student
 from shoal.report.each_run import model_label
 from shoal.report.translation_figures import FORCED, FREE
 from shoal.report.words import counted, number, p_value, with_interval
+from shoal.studies.results import Results
 from shoal.studies.translation_scores import BEAM, GREEDY
 from shoal.studies.translation_tables import (
     families_of,
@@ -17,8 +18,13 @@ from shoal.studies.translation_tables import (
     runs_of,
     scored_lines,
 )
+from shoal.tasks.build import count_run_parameters
 
 LEVEL = 0.05
+ROUTES = {  # by which a decoder reads the source
+    "encoder_decoder": ", which the decoder reads by cross-attention alone",
+    "lstm_encoder_decoder": ", which the decoder reads by attention and in its first state",
+}
 Found = Mapping[str, Any]
 
 
@@ -31,6 +37,7 @@ def answers_of(measured: Found) -> list[str]:
         _corrected(measured),
         *(_history(measured, model) for model in names if any(run["part"] for run in runs_of(measured, model))),
         *_translator(measured),
+        *_explained(measured),
         *_positions(measured),
         *_saved(measured),
         *_buckets(measured),
@@ -84,10 +91,11 @@ def _history(measured: Found, model: str) -> str:
     worth = [per_token(run, "other_source") - per_token(run) for run in runs]
     order = [per_token(part, "shuffled") - per_token(part) for part in parts]
     return (
-        f"{model_label(model)}: with the source of another sentence, where the tokens before are all that helps, its "
-        f"perplexity is {with_interval(*other)} and not {with_interval(*as_is)}: {_nats(worth)} nats per token more, "
-        "the most that the right source is worth, as a wrong one misleads, too. With the tokens before in a random "
-        f"order it loses {_nats(order)} nats per token: that is what their order is worth."
+        f"{model_label(model)}: with the source of another sentence{ROUTES.get(model, '')}, where the tokens before "
+        f"are all that helps, its perplexity is {with_interval(*other)} and not {with_interval(*as_is)}: "
+        f"{_nats(worth)} nats per token more, the most that the right source is worth, as a wrong one misleads, too. "
+        f"With the tokens before in a random order it loses {_nats(order)} nats per token: the most that their order "
+        "is worth, as the model was never trained on tokens in a random order."
     )
 
 
@@ -117,6 +125,41 @@ def _translator(measured: Found) -> list[str]:
             "what the source without tokens before gives the translator."
         )
     return out
+
+
+def _explained(measured: Found) -> list[str]:
+    """Sentence on what decoders have and the family without a history lacks."""
+    names = families_of(measured)
+    decoders = [model for model in names if model in ROUTES]
+    if "encoder_translator" not in names or not decoders:
+        return []
+    labels = " and the ".join(map(model_label, decoders))
+    return [
+        f"Two things set the {labels} apart from the encoder translator. They predict a token from the tokens before "
+        "it, which are the right ones where a perplexity is measured (teacher forcing), and their own where they "
+        "write. And cross-attention looks the source up anew for each token, where the translator gives one token for "
+        "each place of the source. How much of the difference is owed to either is not measured: that would take "
+        "models trained without one of them, and not inputs exchanged after training."
+    ]
+
+
+def apart_of(results: Results, measured: Found) -> list[str]:
+    """Sentence on what else the families differ in: depth, place of norms, size; and on their learning rates."""
+    names = families_of(measured)
+    if len(names) < 2:
+        return []
+    specs = [next(spec for spec in results.specs.values() if spec.model == model) for model in names]
+    parts = []
+    for spec in specs:
+        place = getattr(spec.model_part, "norm_position", None)
+        norms = "" if place is None else f", norms {place}"
+        size = f"{count_run_parameters(spec):,} parameters without embeddings"
+        parts.append(f"{model_label(spec.model)}: {spec.model_part.describe()}{norms}, {size}")
+    rates = " and ".join(dict.fromkeys(f"{spec.lr:g}" for spec in specs))
+    return [
+        f"The families differ in more than what they read ({'; '.join(parts)}), and each has one learning rate "
+        f"({rates}), with no other tried. So a difference between them need not be owed to what they read alone."
+    ]
 
 
 def _positions(measured: Found) -> list[str]:

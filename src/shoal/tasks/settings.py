@@ -77,6 +77,25 @@ def fitting(suggests: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
     return defaults
 
 
+SPREADS = {
+    "torch": "{}/V on each of the V tokens, the right one included, as PyTorch",
+    "fairseq": "{}/(V-1) on each token but the right one, as fairseq",
+    "joeynmt": "{}/(V-2) on each token but the right one and PAD, as joeynmt and the Annotated Transformer",
+}
+
+
+def smoothing_lines(label_smoothing: float, convention: str = "torch") -> list[str]:
+    """Line that names the convention of label smoothing; none where nothing is smoothed.
+
+    >>> smoothing_lines(0.1, "fairseq")[0].split("; ")[0]
+    'label smoothing 0.1, convention fairseq: 0.1/(V-1) on each token but the right one, as fairseq'
+    """
+    if not label_smoothing:
+        return []
+    spread = SPREADS[convention].format(f"{label_smoothing:g}")
+    return [f"label smoothing {label_smoothing:g}, convention {convention}: {spread}; reported losses are without it"]
+
+
 class TaskSettings(Part):
     """Settings of a task, from which its data and objective are built.
 
@@ -119,6 +138,13 @@ class TaskSettings(Part):
     def sizes(self) -> Sizes:
         """Sizes that a model is built for; from the settings alone, so that a model is loaded without its data."""
         raise NotImplementedError
+
+    def check_final(self) -> None:
+        """Check files that are read only when training is done; there are none by default.
+
+        Raises:
+            UserError: a file cannot be read, or is not as it must be.
+        """
 
     def counts(self) -> Counts:
         """Amounts of data; from the settings alone."""
@@ -198,6 +224,10 @@ class TaskSettings(Part):
         Args:
             kept: record of :meth:`kept`.
         """
+        return []
+
+    def conventions(self) -> list[str]:
+        """Lines to say before a cohort trains: how its settings change the examples, or the loss that it minimises."""
         return []
 
     def check_model(self, spec: "RunSpec") -> None:

@@ -162,6 +162,7 @@ def _begin(
         folder.create(list(cohort.members), threads, metrics, choice.engine, choice.why, choice.products)
         folders.append(folder)
         lines[f"{cohort.describe()}: {choice.engine} engine ({choice.why})"] = None
+        lines |= dict.fromkeys(cohort.shared.task_part.conventions())
         lines |= dict.fromkeys(cohort.shared.task_part.before(folder.kept()))
         lines |= dict.fromkeys(cohort.shared.model_part.warnings(cohort.shared.precision))
         if cohort.shared.precision == "tf32":

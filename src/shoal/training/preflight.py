@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -44,6 +45,17 @@ def check_parts(specs: Iterable[RunSpec], device: torch.device) -> None:
         _check_scores(stack)
         _check_update(stack)
         _TRIED.add(cohort.id)
+
+
+def check_final_files(specs: Iterable[RunSpec]) -> None:
+    """Raise :class:`UserError` for a file that would be read only when the runs are done, and cannot be or is wrong."""
+    different: dict[tuple[Any, ...], Any] = {}
+    for spec in specs:
+        part = spec.task_part
+        files = tuple(str(getattr(part, name)) for name in part.having("operational"))
+        different.setdefault((type(part), files), part)
+    for part in different.values():
+        part.check_final()
 
 
 def _check_record(spec: RunSpec) -> None:

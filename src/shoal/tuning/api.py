@@ -14,7 +14,7 @@ from shoal.lab.tunings import Final, TuningNote, read_tuning, write_tuning
 from shoal.report import check_drawing, write_report
 from shoal.spec import RunSpec
 from shoal.training import train
-from shoal.training.preflight import check_parts
+from shoal.training.preflight import check_final_files, check_parts
 from shoal.training.requests import check_execution, check_precision
 from shoal.training.snapshot import Snapshot
 from shoal.tuning.final import Verdict, compare, verdict_of
@@ -158,6 +158,7 @@ def noted(lab: Lab, name: str, request: Request, execution: Mapping[str, Any]) -
     device = check_execution(**{"device": None, "workers": None, "threads": None, "flush_seconds": 20.0, **execution})
     check_precision(request.specs, device, execution.get("engine"))
     check_parts(request.specs, device)
+    check_final_files(request.specs)
     lab.report_folder(f"tune-{name}")
     note = read_tuning(lab.path, name) or TuningNote(asked=request.to_json())
     request.check_same(name, note)

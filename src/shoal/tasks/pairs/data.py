@@ -51,6 +51,10 @@ class Pairs:
         names = ("source", "target", "source_length", "target_length")
         return {name: getattr(self, name) for name in names}
 
+    def real_share(self) -> float:
+        """Share of the positions of sources and targets that hold tokens and no padding to the longest of all."""
+        return int(self.source_length.sum() + self.target_length.sum()) / (self.source.numel() + self.target.numel())
+
     @property
     def held(self) -> int:
         """Number of elements of all tensors together."""

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from shoal.errors import UserError
 from shoal.measures import Measure, Measures
 from shoal.spec.fields import SEED, SHARE, choice, setting
-from shoal.tasks.settings import TaskSettings, fitting
+from shoal.tasks.settings import SPREADS, TaskSettings, fitting, smoothing_lines
 
 if TYPE_CHECKING:
     from shoal.tasks.base import Task
     from shoal.tasks.pairs.buckets import Buckets
     from shoal.tasks.pairs.data import Batching, Scoring
 
-CONVENTIONS = ("torch", "fairseq", "joeynmt")
+CONVENTIONS = tuple(SPREADS)
 MEASURES = Measures(
     (
         Measure(
@@ -42,6 +42,16 @@ MEASURES = Measures(
     ),
     things="targets",
 )
+
+
+def told_filled(kept: Mapping[str, Any]) -> list[str]:
+    """Line about the number of ``widths`` of batches and the ``real_share`` of their positions, where they are kept."""
+    numbers = kept.get("batches")
+    if not numbers:
+        return []
+    share, n = numbers["real_share"], numbers["widths"]
+    widths = "1 width" if n == 1 else f"{n} widths"
+    return [f"batches: {100 * share:.0f} % of the positions hold tokens and no padding, in {widths}"]
 
 
 class PairSettings(TaskSettings):
@@ -95,6 +105,10 @@ class PairSettings(TaskSettings):
     def build(self, split_seed: int) -> "Task":
         """See :class:`TaskSettings`; for models that read a source and its target."""
         return self.build_for("pair", split_seed)
+
+    def conventions(self) -> list[str]:
+        """See :class:`TaskSettings`: label smoothing."""
+        return smoothing_lines(self.label_smoothing, self.label_smoothing_convention)
 
     def scoring(self) -> "Scoring":
         """Objective that training minimises."""
@@ -155,16 +169,6 @@ class BucketedPairs(PairSettings):
             return {}
         buckets = self.buckets()
         return {"widths": len(buckets.widths), "real_share": round(buckets.real_share()["both"], 4)}
-
-    @staticmethod
-    def told_filled(kept: Mapping[str, Any]) -> list[str]:
-        """Line about the numbers of :meth:`filled`."""
-        numbers = kept.get("batches")
-        if not numbers:
-            return []
-        share, n = numbers["real_share"], numbers["widths"]
-        widths = "1 width" if n == 1 else f"{n} widths"
-        return [f"batches: {100 * share:.0f} % of the positions hold tokens and no padding, in {widths}"]
 
     def batch_positions(self, train_batch_size: int) -> int:
         """See :class:`TaskSettings`."""

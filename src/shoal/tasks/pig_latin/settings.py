@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from shoal.errors import UserError
 from shoal.spec.fields import choice, setting
-from shoal.tasks.pairs.settings import PairSettings
+from shoal.tasks.pairs.settings import PairSettings, told_filled
 from shoal.tasks.pig_latin.rules import ADDED, MOVED
 from shoal.tasks.settings import Counts, Sizes
 from shoal.tasks.text.corpus import read_corpus
@@ -81,6 +81,10 @@ class PigLatin(PairSettings):
             raise UserError(f"the text {self.text_key} of this run was not named: --text FILE")
         return load_words(self.text, self.text_key, self.max_length, self.moved)
 
+    def conventions(self) -> list[str]:
+        """See :class:`TaskSettings`: also the length limit."""
+        return [*super().conventions(), f"length limit: words of more than {self.max_length} letters are left out"]
+
     def sizes(self) -> Sizes:
         """See :class:`TaskSettings`; sources have as many positions as targets, so that one stands below the other."""
         V, length = 3 + LETTERS, self.max_length + ADDED + 1
@@ -106,22 +110,25 @@ class PigLatin(PairSettings):
         return pig_latin_task(self.words(), reads, self.valid_share, split_seed, self.scoring())
 
     def kept(self) -> Mapping[str, Any]:
-        """See :class:`TaskSettings`: the codec of letters, and the number of words by rule."""
+        """See :class:`TaskSettings`: the codec of letters, the number of words by rule, and the share of padding."""
         from shoal.tasks.pig_latin.data import letters_codec
 
         words = self.words()
         rules = {rule: int(inside.sum()) for rule, inside in words.groups.items()}
-        return {"text_key": self.text_key, "codec": letters_codec(self.max_length).to_json(), "words": rules}
+        batches = {"widths": 1, "real_share": round(words.pairs.real_share(), 4)}  # all as wide as the longest word
+        codec = letters_codec(self.max_length).to_json()
+        return {"text_key": self.text_key, "codec": codec, "words": rules, "batches": batches}
 
     @classmethod
     def beside(cls, kept: Mapping[str, Any]) -> list[str]:
-        """See :class:`TaskSettings`: the number of words by rule."""
+        """See :class:`TaskSettings`: the number of words by rule, and the share of padding in batches."""
         rules = kept.get("words") or {}
         if not rules:
             return []
         by_rule = ", ".join(f"{n:,} {rule}" for rule, n in rules.items())
         return [
-            f"beside, of text {str(kept.get('text_key', ''))[:8]}: {sum(rules.values()):,} different words ({by_rule})"
+            f"beside, of text {str(kept.get('text_key', ''))[:8]}: {sum(rules.values()):,} different words ({by_rule})",
+            *told_filled(kept),
         ]
 
     def place(self) -> tuple[str, Mapping[str, Any]] | None:

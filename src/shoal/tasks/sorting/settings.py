@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from shoal.errors import UserError
 from shoal.spec.fields import setting
-from shoal.tasks.pairs.settings import BucketedPairs
+from shoal.tasks.pairs.settings import BucketedPairs, told_filled
 from shoal.tasks.settings import Counts, Sizes
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Sorting(BucketedPairs):
     @classmethod
     def beside(cls, kept: Mapping[str, Any]) -> list[str]:
         """See :class:`TaskSettings`: the share of padding in batches."""
-        return cls.told_filled(kept)
+        return told_filled(kept)
 
     @classmethod
     def units(cls, kept: Mapping[str, Any]) -> Mapping[str, float]:

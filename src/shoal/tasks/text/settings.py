@@ -11,7 +11,7 @@ from shoal.errors import UserError
 from shoal.measures import Measure, Measures
 from shoal.spec.fields import SHARE, choice, set_default, setting
 from shoal.tasks.pretrained import Side, words_of
-from shoal.tasks.settings import Counts, Sizes, fitting
+from shoal.tasks.settings import Counts, Sizes, fitting, smoothing_lines
 from shoal.tasks.text.corpus import Corpus, read_corpus, split
 from shoal.tasks.text.other_tokenizer import MIN_FREQUENCY, OtherTokenizer
 
@@ -276,6 +276,10 @@ class Text(OtherTokenizer):
             "tokens",
             *cls.before(kept),
         ]
+
+    def conventions(self) -> list[str]:
+        """See :class:`TaskSettings`: label smoothing, which is PyTorch's."""
+        return smoothing_lines(self.label_smoothing)
 
     def place(self) -> tuple[str, Mapping[str, Any]] | None:
         """See :class:`TaskSettings`."""

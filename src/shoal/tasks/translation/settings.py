@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from shoal.errors import UserError
 from shoal.models.pair_settings import PairModel
 from shoal.spec.fields import choice, set_default, setting
-from shoal.tasks.pairs.settings import BucketedPairs
+from shoal.tasks.pairs.settings import BucketedPairs, told_filled
 from shoal.tasks.pretrained import PretrainedSides, Side, words_of
 from shoal.tasks.settings import Counts, Sizes
 from shoal.tasks.translation.corpus import FILES, read_parallel, read_sides
@@ -201,6 +201,11 @@ class Translation(PretrainedSides, BucketedPairs):
         source, target = (getattr(self, f"{split}_{side}") for side in ("source", "target"))
         return (split, *read_sides(source, target))
 
+    def check_final(self) -> None:
+        """See :class:`TaskSettings`: the test split, which no run reads while it trains."""
+        if self.test_source:
+            self.final_lines()
+
     def data(self) -> "TranslationData":
         """Pairs in tokens.
 
@@ -257,6 +262,15 @@ class Translation(PretrainedSides, BucketedPairs):
 
         return translation_task(self.data(), reads, self.scoring(), self.batched())
 
+    def conventions(self) -> list[str]:
+        """See :class:`TaskSettings`: also lower-casing, and the length limit."""
+        cased = (
+            "lower-casing: both sides are lower-cased before they are divided into tokens, so answers are lower-case"
+        )
+        done = "is cut to its first tokens" if self.too_long == "cut" else "leaves its pair out of its split"
+        limit = f"length limit: a sentence of more than {self.max_length} tokens, EOS not counted, {done}"
+        return [*super().conventions(), *([cased] if self.lowercase else []), limit]
+
     def buckets(self) -> "Buckets":
         """See :class:`BucketedPairs`."""
         return self.data().buckets
@@ -287,7 +301,7 @@ class Translation(PretrainedSides, BucketedPairs):
             f"{left['max_length']} tokens and {done}: {long:,} to train on and {valid_long:,} to validate on; "
             f"with an empty side and left out: {empty:,} and {valid_empty:,}; validation sources that train, too: "
             f"{left['duplicates']:,}",
-            *cls.told_filled(kept),
+            *told_filled(kept),
             *cls.before(kept),
         ]
 
