@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -125,6 +126,16 @@ def test_a_wrong_test_split_is_told_before_anything_is_done(form, tmp_path, caps
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert str(path) in line
     assert not lab.exists()
+
+
+@pytest.mark.parametrize("words", [["study", "run", "translation"], ["reproduce", "multi30k"]])
+def test_scores_that_cannot_be_computed_are_told_before_anything_is_done(form, tmp_path, capsys, monkeypatch, words):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)  # as where it is not installed
+    flags = [word for name, (value,) in form.settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+    assert main([*words, "--quick", *flags, "--lab", str(tmp_path / "lab")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "pip install 'shoal[translation]'" in line
+    assert not (tmp_path / "lab").exists()
 
 
 # what is measured

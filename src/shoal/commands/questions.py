@@ -37,6 +37,8 @@ def run_studies(
     wanted = list(dict.fromkeys(spec for of_study in specs.values() for spec in of_study))
     check_parts(wanted, device)
     check_final_files(wanted)
+    for study in studies.values():
+        _check_scores(study)
     check_drawing()
     if is_dry:
         return dry_run(wanted, path, execution, "Certificates and pages come on top.")
@@ -66,6 +68,14 @@ def _specs(name: str, study: Study, form: Form) -> list[RunSpec]:
         return form.specs(study)
     except UserError as problem:
         raise UserError(f"{problem} (study {name})") from None
+
+
+def _check_scores(study: Study) -> None:
+    """Refuse a study whose answers could not be scored when its runs are done."""
+    if names := getattr(study, "SCORED", ()):
+        from shoal.analysis.sentence_scores import check_scores
+
+        check_scores(names)
 
 
 def _is_certified(folder: CohortFolder) -> bool:

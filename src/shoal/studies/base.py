@@ -4,7 +4,7 @@ A study is a module, or another value, with ``grids(quick)``, which gives the ru
 form)``, which gives the page about them. It may have ``measure(form)``, for quantities that training does not measure,
 or ``measure_models(form, records)`` where they are of the kept models: called once when the runs are done; the report
 finds its result, any JSON, in ``results.measured``. Runs for other tasks come from ``grids_of(task, quick)``, and
-``NEEDS`` names settings that have to be given.
+``NEEDS`` names settings that have to be given, ``SCORED`` scores of texts that are computed when the runs are done.
 """
 
 import hashlib
@@ -90,7 +90,8 @@ class Study(Protocol):
 
     # and perhaps check(specs), which refuses runs that the study cannot report on,
     # measure(form) and measure_models(form, records), for quantities that training does not measure,
-    # grids_of(task, quick), for runs of other tasks, and NEEDS, names of settings that have to be given
+    # grids_of(task, quick), for runs of other tasks, NEEDS, names of settings that have to be given, and SCORED, scores
+    # of texts that measure_models takes
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
 }
 SEEDS = {True: 3, False: 5}
 NEEDS = ("source", "target", "valid_source", "valid_target", "embeddings")  # settings that have no default
+SCORED = ("BLEU", "chrF2")  # of answers, when the runs are done
 
 
 def grids(quick: bool) -> list[Grid]:

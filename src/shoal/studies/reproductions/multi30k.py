@@ -38,6 +38,7 @@ SOURCE = (
     "perplexity 5.32 and BLEU 36.52; settings from its code."
 )
 NEEDS = ("source", "target", "valid_source", "valid_target")
+SCORED = ("BLEU", "chrF2")  # of answers, when the runs are done
 SETTINGS: Mapping[str, Any] = {
     "task": "translation",
     "model": "encoder_decoder",
