@@ -1,13 +1,16 @@
 """Fixtures that every test may ask for."""
 
+import functools
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from shown import dressed_numbers, unset_in_latex
 
 from shoal.fast.build import kernels
 from shoal.report import page
+from shoal.report.table import Table
 from shoal.training import arrangement, loop
 
 collect_ignore_glob = ["vectors/*.py"]  # they need the libraries whose numbers they write down
@@ -44,6 +47,25 @@ def compiled():
     """The kernels are there from the start: which engine a short run gets depends on whether they are, and a test that
     compares two runs to the bit must not see them appear in between."""
     kernels()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def tables_can_be_used():
+    """Every table that a test writes can be set by pdflatex, and has numbers for programs in its CSV file."""
+
+    def checked(method, faults):
+        @functools.wraps(method)
+        def write(table):
+            text = method(table)
+            assert faults(text) == [], f"table {table.name}"
+            return text
+
+        return write
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Table, "to_latex", checked(Table.to_latex, unset_in_latex))
+        patch.setattr(Table, "to_csv", checked(Table.to_csv, dressed_numbers))
+        yield
 
 
 @pytest.fixture
