@@ -193,7 +193,7 @@ LISTS = ["study list", "reproduce", "runs --lab {}", "runs --model gpt --state d
 @pytest.mark.parametrize("command", LISTS)
 def test_what_only_lists_loads_nothing_that_computes(command, small_lab):
     words = command.format(small_lab).split()
-    heavy = ("torch", "altair", "scipy", "vl_convert", "safetensors")
+    heavy = ("torch", "altair", "scipy", "vl_convert", "safetensors", "numpy")
     code = f"import sys; from shoal.cli import main; main({words}); print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(out) > 2

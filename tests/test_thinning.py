@@ -6,16 +6,20 @@ import altair as alt
 import numpy as np
 import polars as pl
 import pytest
+from helpers import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shown import in_words
 
+import shoal
+from shoal.report import write_report
 from shoal.report.figures import MOST_LINES, Figure, learning_curves, styled
 from shoal.report.gaps import broken, with_gaps
 from shoal.report.panels import BEST, CURVES, MODEL, Axis, curve_panels, summary_panels
+from shoal.report.runs import report_runs
 from shoal.report.schedule import evaluated_before
 from shoal.report.thinning import thin_lines, thin_points
-from shoal.spec import RunSpec
+from shoal.spec import RunSpec, grid
 from shoal.training.due import is_evaluated
 
 DECAY = Axis("wd", "weight decay")
@@ -190,3 +194,20 @@ def test_a_chart_of_any_number_of_rows_has_a_figure():
     many = pl.DataFrame({"x": range(6000)})
     chart = styled(alt.layer(alt.Chart(many).mark_point().encode(x="x:Q")), "many")
     assert len(next(iter(Figure("f", chart, "").spec["datasets"].values()))) == 6000
+
+
+@pytest.mark.slow
+def test_a_page_of_a_thousand_runs_is_below_ten_megabytes(tmp_path):
+    base = tiny(model="lstm", n_steps=60, eval_first=60)
+    records = shoal.train(grid(base, lr=[1e-3 * k for k in range(1, 11)], seed=range(100)), tmp_path, workers=1)
+    report = report_runs(records, "shoal report")
+    page = write_report(report, tmp_path / "page")
+    assert page.stat().st_size < 10e6
+    points = sum(
+        len(rows) for section in report.sections for f in section.figures for rows in f.spec["datasets"].values()
+    )
+    assert 1000 < points < 1000 * 61  # lines are thinned, and none is left out
+    assert (
+        len({row[0] for section in report.sections for t in section.tables if t.name == "runs" for row in t.rows})
+        == 1000
+    )

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Self
 
-import numpy as np
-
 from shoal.errors import UserError
 
 
@@ -27,13 +25,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     for p in p_values:
         if p is not None and not 0 <= p <= 1:
             raise UserError(f"a p value must be from 0 to 1, got {p}")
-    known = [index for index, p in enumerate(p_values) if p is not None]
-    values = np.array([p_values[index] for index in known], dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    corrected = np.minimum(np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)), 1.0)
+    known = sorted((float(p), index) for index, p in enumerate(p_values) if p is not None)
     out: list[float | None] = [None] * len(p_values)
-    for place, value in zip(order, corrected, strict=True):
-        out[known[place]] = float(value)
+    largest = 0.0
+    for place, (p, index) in enumerate(known):
+        out[index] = largest = min(max(largest, p * (len(known) - place)), 1.0)
     return out
 
 

@@ -9,10 +9,10 @@ the quantities that they measure, smallest or largest as each quantity says.
 called ``test``); :func:`extrema` says the same of data frames.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from shoal.analysis.columns import check_columns, check_curves, is_number
@@ -29,14 +29,14 @@ def first_best(values: Sequence[float], steps: Sequence[int], loss: bool, what: 
     >>> first_best([0.5, 1.0, 1.0], [0, 10, 20], loss=False)
     (1.0, 10)
     """
-    array = np.asarray(values, dtype=np.float64)
-    if np.isnan(array).all():
+    known = [(value, place) for place, value in enumerate(values) if value is not None and not math.isnan(value)]
+    if not known:
         raise UserError(
-            f"there is nothing to take the best of: {what} is NaN in all of {len(array)} evaluations up to step "
+            f"there is nothing to take the best of: {what} is NaN in all of {len(values)} evaluations up to step "
             f"{steps[-1]}"
         )
-    best = int((np.nanargmin if loss else np.nanargmax)(array))  # both return the first of equals
-    return float(array[best]), int(steps[best])
+    best, place = min(known, key=lambda one: (one[0] if loss else -one[0], one[1]))
+    return float(best), int(steps[place])
 
 
 def get_extrema_performance_steps(
@@ -61,7 +61,7 @@ def get_extrema_performance_steps(
     steps = list(_entry(all_metrics, "all_steps"))
     if wrong := [step for step in steps if not is_number(step)]:
         raise UserError(f"all_steps must hold numbers, got {wrong[0]!r}")
-    chosen = [i for i in np.argsort(steps, kind="stable").tolist() if T_max is None or steps[i] <= T_max]
+    chosen = [i for i in sorted(range(len(steps)), key=steps.__getitem__) if T_max is None or steps[i] <= T_max]
     if not chosen:
         until = "" if T_max is None else f" up to T_max={T_max}"
         raise UserError(f"there is nothing to take the best of: no evaluation{until}")
@@ -117,6 +117,8 @@ def get_extrema_performance_steps_per_trials(
     ]
     if not trials:
         raise UserError("there are no trials to take the mean of")
+    import numpy as np
+
     out = {}
     for name in trials[0]:
         values = [trial[name] for trial in trials]

@@ -9,9 +9,9 @@ censoring would depend on the time itself.
 Values are compared in float32, as they were recorded, in which 9 of 10 are 0.9.
 """
 
+import math
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 
 from shoal.analysis.columns import (
@@ -28,10 +28,9 @@ from shoal.measures import Measure, Measures
 
 FINISHED = ("done", "diverged")
 UNFINISHED = ("waiting", "running", "interrupted", "left", "damaged")
-_DIRECTIONS = ("at least", "at most")
-
-
 LATEST = 10**15  # steps
+_DIRECTIONS = ("at least", "at most")
+_INFINITE = 2.0**128 - 2.0**103  # the smallest number that float32 rounds to infinity
 
 
 def check_times(times: pl.DataFrame, time: str = "time", observed: str = "observed") -> pl.DataFrame:
@@ -65,7 +64,7 @@ def check_times(times: pl.DataFrame, time: str = "time", observed: str = "observ
 
 def check_horizon(horizon: Any) -> None:
     """Raise :class:`UserError` unless the horizon is None or a finite number above 0."""
-    if horizon is not None and not (is_number(horizon) and np.isfinite(horizon) and horizon > 0):
+    if horizon is not None and not (is_number(horizon) and math.isfinite(horizon) and horizon > 0):
         raise UserError(f"horizon must be a finite number of steps above 0, got {horizon!r}")
 
 
@@ -104,9 +103,7 @@ def reaches(column: str, threshold: float, measure: Measure) -> pl.Expr:
 
 
 def _as_recorded(column: str, threshold: float) -> tuple[pl.Expr, pl.Expr]:
-    with np.errstate(over="ignore"):
-        finite = is_number(threshold) and np.isfinite(np.float32(threshold))
-    if not finite:
+    if not (is_number(threshold) and abs(threshold) < _INFINITE):
         raise UserError(f"threshold must be a finite number, got {threshold!r}")
     return pl.col(column).cast(pl.Float32), pl.lit(threshold, dtype=pl.Float32)
 

@@ -49,13 +49,13 @@ _LISTS: dict[Any, Any] = {int: _Orders, str: _Words}
 class Shape(BaseModel):
     """Shape of a JSON object: keys beside its own may be there, and those with a default may be missing."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, defer_build=True)  # most commands need few of them
 
 
 class _Named(Shape):
     """Settings that every record of a run has, and values of any other setting that there was or will be."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", defer_build=True)
     __pydantic_extra__: dict[str, _Value]
 
     task: Name = USUAL["task"]  # there was no other at first
