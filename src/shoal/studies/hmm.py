@@ -15,6 +15,7 @@ from shoal.studies.hmm_pages import (
     emissions_section,
     restarts_section,
     restarts_sentences,
+    spread,
     states_section,
     states_sentences,
     update_section,
@@ -75,8 +76,7 @@ def _on_truth(scores: Mapping[str, Any]) -> list[str]:
         return []
     truth = scores["truth"]
     inside = (
-        f"; {truth['inside']} of {truth['intervals']} intervals (95 %, over {scores['model']['resamples']} resamples) "
-        "hold the true value"
+        f"; {truth['inside']} of {truth['intervals']} {spread(scores['model']['resamples'])} hold the true value"
         if "intervals" in truth
         else ""
     )

@@ -15,6 +15,7 @@ from shoal.report.words import NOTHING, counted, listed, number, with_interval
 from shoal.studies.hmm_scores import pairs_of_updates
 
 Measured = Mapping[str, Any]
+MOST_OF_RANGE = 40  # resamples of which the percentiles 2.5 and 97.5 are the smallest and the largest
 ABOUT_NUMBERS = "what more states are worth: by criteria that count parameters, and on sequences that did not train."
 
 
@@ -157,9 +158,8 @@ def emissions_section(measured: Measured, title: str, about: str) -> Section:
     model, symbols = measured["model"], measured["symbols"]
     K = measured["n_states"]
     intervals = (
-        f" Lines: percentile intervals (95 %) over the best fits of {model['resamples']} resamples of the training "
-        f"sequences, states matched; the farthest of them is at a distance of {number(model['farthest'])} (of 3 at "
-        "most)."
+        f" Lines: {spread(model['resamples'])} of the training sequences, states matched; the farthest of them is at "
+        f"a distance of {number(model['farthest'])} (of 3 at most)."
         if model["low"]
         else ""
     )
@@ -170,6 +170,16 @@ def emissions_section(measured: Measured, title: str, about: str) -> Section:
     caption = f"Probability of each symbol in each of {K} states of the best fit.{intervals}{ticks}"
     figure = Figure("emissions", emissions(frame, title), caption)
     return Section(title, figures=[figure], tables=[transitions_table(measured)], about=about)
+
+
+def spread(resamples: int) -> str:
+    """What stands beside a number of a model: percentiles over the best fits of resamples, or the range of a few.
+
+    >>> spread(100), spread(24)
+    ('percentile intervals (95 %) over the best fits of 100 resamples', 'ranges over the best fits of 24 resamples')
+    """
+    kind = "ranges" if resamples <= MOST_OF_RANGE else "percentile intervals (95 %)"
+    return f"{kind} over the best fits of {resamples} resamples"
 
 
 def emission_rows(measured: Measured) -> pl.DataFrame:
@@ -205,7 +215,8 @@ def transitions_table(measured: Measured) -> Table:
         for place in row
     ]
     beside = "; after a slash the model that the sequences were drawn from" if truth else ""
-    caption = f"Transitions P of the best fit, and start π, with 95 % intervals over resamples{beside}."
+    around = f", with {spread(model['resamples'])}" if model["low"] else ""
+    caption = f"Transitions P of the best fit, and start π{around}{beside}."
     return Table("transitions", ["", "π", *(f"to state {k}" for k in range(K))], body, caption, _frame(raw))
 
 
@@ -216,7 +227,8 @@ def _means_table(measured: Measured) -> Table:
     raw = [
         {"state": k, "dimension": d, **_numbers_at(model, truth, ("means", k, d))} for k in range(K) for d in range(D)
     ]
-    caption = "Means of the best fit with 95 % intervals over resamples, and after a slash the true ones."
+    around = f", with {spread(model['resamples'])}" if model["low"] else ""
+    caption = f"Means of the best fit{around}{'; after a slash the true ones' if truth else ''}."
     return Table("means", ["", *(f"dimension {d}" for d in range(D))], body, caption, _frame(raw))
 
 
