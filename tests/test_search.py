@@ -423,7 +423,7 @@ def test_greedy_search_ends(seed, V, T, ending):
 def test_bad_requests():
     model = Hashed([1], [1], 3)
     for width in (0, -2, 2.5, math.nan):
-        with pytest.raises(UserError, match="at least 1"):
+        with pytest.raises(UserError, match="from 1 to 10,000"):
             Beam(width)
     with pytest.raises(UserError, match="9 of 2, so at most that"):
         beam_search(model, *model.begin(), 2, Beam(10))

@@ -296,7 +296,7 @@ BAD = {
         ("{0} source.txt --reference latin.txt", "not UTF-8"),
         ("{0} source.txt --reference short.txt", "6 in source.txt and 5 in short.txt"),
         ("{0} source.txt --beams 0", "from 1 to 10,000, got 0"),
-        ("{0} source.txt --beams -3", "at least 1, got -3"),
+        ("{0} source.txt --beams -3", "from 1 to 10,000, got -3"),
         ("{0} source.txt --beams two", "must be an integer"),
         ("{0} source.txt --beams 1000 --max-new-tokens 1", "wider than there are texts"),
         ("{0} source.txt --beams 3 --length-penalty nan", "length_penalty must be from -50 to 50, got nan"),

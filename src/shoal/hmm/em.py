@@ -116,7 +116,7 @@ def fit(
 
 
 def falls(before: Array, after: Array) -> Array:
-    """How far log-likelihoods fell, as a share of each or, below 1 nat, in nats; 0 where one is not finite."""
+    """Falls of log-likelihoods, as a share of each or, below 1 nat, in nats; 0 where one is not finite."""
     with np.errstate(invalid="ignore"):
         shares_of = (before - after) / np.maximum(np.abs(before), 1.0)
     return np.where(np.isfinite(shares_of), np.maximum(shares_of, 0.0), 0.0)

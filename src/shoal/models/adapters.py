@@ -49,7 +49,10 @@ class FrozenLinear(nn.Module):
     def weight(self) -> Tensor:
         """Weight that the layer computes with, ``(out, in)``."""
         values = self._buffers.get("values")
-        return values if values is not None else self._stored().dequantise()
+        if values is not None:
+            return values
+        scales = (buffer for buffer in self.buffers() if buffer.is_floating_point())
+        return self._stored().dequantise().to(next(scales).dtype)  # of the precision that the model was moved to
 
     def write_weight(self, out: Tensor) -> None:
         """Dequantise the weight of a layer in codes to an array ``(out, in)``."""

@@ -53,16 +53,16 @@ def held_out_of(fits: pl.DataFrame, sources: Iterable[Records]) -> dict[str, tup
         sources: the records that they are of.
     """
     best = best_of_restarts(fits, ["setting"]).drop_nulls("run")
-    found = {}
+    numbers = {}
     for records in sources:
         for run in best["run"].to_list():
-            if run not in records.specs or run in found:
+            if run not in records.specs or run in numbers:
                 continue
             with suppress(UserError):  # its sequences may be elsewhere by now
                 held = records.held_out(run)
                 low, high = (None if math.isnan(end[0]) else float(end[0]) for end in (held.low, held.high))
-                found[run] = (float(held.value[0]), low, high)
-    return found
+                numbers[run] = (float(held.value[0]), low, high)
+    return numbers
 
 
 def is_of_one_data_set(records: Records) -> bool:

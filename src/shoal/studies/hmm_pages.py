@@ -173,7 +173,7 @@ def emissions_section(measured: Measured, title: str, about: str) -> Section:
 
 
 def spread(resamples: int) -> str:
-    """What stands beside a number of a model: percentiles over the best fits of resamples, or the range of a few.
+    """Words for the ends beside a number: percentiles over the best fits of resamples, or the range of a few.
 
     >>> spread(100), spread(24)
     ('percentile intervals (95 %) over the best fits of 100 resamples', 'ranges over the best fits of 24 resamples')
