@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from shoal.spec import RunSpec, grid
 from shoal.spec.grid import MOST_RUNS
 from shoal.tasks.arithmetic.settings import equations_of
 from shoal.tasks.build import build_task, count_examples
-from shoal.training import groups, memory
+from shoal.training import executor, groups, memory
 from shoal.training.plan import Cohort
 
 
@@ -143,6 +144,25 @@ def test_eight_times_ctrl_c_is_an_interruption_without_a_traceback(wait, gap, tm
     assert process.returncode == 130, error
     assert "Traceback" not in error and "Exception ignored" not in error
     assert error.strip().count("\n") == 0
+
+
+def test_what_another_thread_hears_while_a_worker_starts_is_put_off():
+    """A signal of the process goes to any thread that does not block it, and Python interrupts the main one."""
+    done = threading.Event()
+    other = threading.Thread(target=done.wait)
+    other.start()
+    stop, seen = executor.StopFlag(), []
+    try:
+        with stop.listening():
+            stop.asked = True  # so that the next one interrupts
+            with pytest.raises(KeyboardInterrupt), executor._unheard():
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
+                seen.append("the end")
+    finally:
+        done.set()
+        other.join()
+    assert seen == ["the end"]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ImportError("libx.so: failed to map segment from shared object")])

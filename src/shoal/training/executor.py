@@ -200,14 +200,30 @@ class _Worker:
 def _unheard() -> Iterator[None]:
     """Context in which signals are blocked, also in processes that it starts, until these listen themselves.
 
-    Otherwise Ctrl-C, which reaches the whole group, would end a worker in the middle of its imports.
+    Otherwise Ctrl-C, which reaches the whole group, would end a worker in the middle of its imports. What another
+    thread of this process hears meanwhile, whose signals are not blocked, is put off until the end: it would interrupt
+    the main thread before a worker has been told what to do.
     """
     resource_tracker.ensure_running()  # of multiprocessing, which would unblock them when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    heard: list[int] = []
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        heard.append(signum)
+
+    try:
+        handlers = {number: signal.signal(number, note) for number in _SIGNALS}
+    except ValueError:  # not the main thread, which alone is interrupted
+        handlers = {}
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            if handler is not None:  # None: it was not Python's, which cannot put it back
+                signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for signum in heard:
+            signal.raise_signal(signum)
 
 
 @contextmanager
