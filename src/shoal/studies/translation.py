@@ -39,7 +39,8 @@ QUESTION = (
 )
 COMMON: Mapping[str, Any] = {"task": "translation", "vocabularies": "separate", "keep_best": True, "dropout": 0.1}
 MAPS = "a bright cell is a token of the source (column) that is looked at while a token is written (row)."
-# Learning rates were not searched for.
+# Learning rates were not searched for. The full form makes nine passes over Multi30k, about as many as the published
+# model of that text makes (ten).
 SIZES: Mapping[bool, Mapping[str, Any]] = {
     True: {
         "embedding_size": 128,
@@ -52,8 +53,8 @@ SIZES: Mapping[bool, Mapping[str, Any]] = {
     False: {
         "embedding_size": 256,
         "train_batch_size": 128,
-        "n_steps": 5000,
-        "eval_period": 250,
+        "n_steps": 2000,
+        "eval_period": 200,
         "warmup_steps": 250,
         "lr": 1e-3,
     },
@@ -63,7 +64,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "encoder_decoder": {"num_layers": 2, "num_heads": 4},
     "lstm_encoder_decoder": {"num_layers": 1},
 }
-SEEDS = {True: 3, False: 5}
+SEEDS = {True: 3, False: 4}
 NEEDS = ("source", "target", "valid_source", "valid_target")  # settings that have no default
 SCORED = ("BLEU", "chrF2")  # of answers, when the runs are done
 
