@@ -24,8 +24,9 @@ FAMILIES = {
     "encoder_decoder": GPT,
     "lstm_encoder_decoder": {"num_layers": 1, "embedding_size": 8},
     "encoder_translator": GPT,
+    "non_autoregressive": GPT,
 }
-SEARCHED = [name for name in FAMILIES if name != "encoder_translator"]
+SEARCHED = [name for name in FAMILIES if name not in ("encoder_translator", "non_autoregressive")]
 
 
 def codec():

@@ -42,6 +42,7 @@ FAMILIES = {
     "encoder_decoder": {**OF_PAIRS, "model": "encoder_decoder", "num_heads": 2, **DROPS, "tie_embeddings": "all"},
     "encoder_translator": {**OF_PAIRS, "model": "encoder_translator", "num_heads": 2, **DROPS, "label_smoothing": 0.1},
     "lstm_encoder_decoder": {**OF_PAIRS, "model": "lstm_encoder_decoder", "dropout": 0.3, "tie_embeddings": "decoder"},
+    "non_autoregressive": {**OF_PAIRS, "model": "non_autoregressive", "num_heads": 2, **DROPS, "tie_embeddings": "all"},
 }
 # whose time steps are kernels that multiply themselves, with our own products
 FAMILIES["wide lstm"] = {**FAMILIES["lstm"], "embedding_size": 32}
@@ -246,6 +247,14 @@ def variants():
         },
     ]
     sources = [
+        {
+            "model": st.just("non_autoregressive"),
+            "tie_embeddings": st.sampled_from(["none", "all"]),
+            "scale_embeddings": any_bool,
+            "num_encoder_layers": st.integers(1, 2),
+            **block,
+            "positions": st.sampled_from(["sinusoidal", "vaswani", "learned"]),
+        },
         {
             "model": st.just("encoder_translator"),
             "tie_embeddings": st.sampled_from(["none", "all"]),

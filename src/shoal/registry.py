@@ -186,6 +186,7 @@ MODELS: Registry[Any] = Registry(
         "encoder_decoder": "shoal.models.pair_settings:EncoderDecoderSettings",
         "encoder_translator": "shoal.models.pair_settings:EncoderTranslatorSettings",
         "lstm_encoder_decoder": "shoal.models.pair_settings:LSTMEncoderDecoderSettings",
+        "non_autoregressive": "shoal.models.pair_settings:NonAutoregressiveSettings",
         "hmm": "shoal.models.hmm_settings:HMMSettings",
         "finetuned": "shoal.models.adapter_settings:FineTunedSettings",
     },

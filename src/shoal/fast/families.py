@@ -1,7 +1,8 @@
 """Model families over windows of tokens, in terms of operations.
 
 Equal to :class:`shoal.models.GPT`, :class:`shoal.models.LSTMLM` and, of those that read a source,
-:class:`shoal.models.EncoderDecoder`, ``EncoderTranslator`` and ``LSTMEncoderDecoder``; see there for the equations.
+:class:`shoal.models.EncoderDecoder`, ``EncoderTranslator``, ``LSTMEncoderDecoder`` and ``NonAutoregressive``; see there
+for the equations.
 
 ``R`` members, ``B`` examples, ``S`` positions of a source, ``T`` of what is predicted, ``D`` width, ``V`` vocabulary.
 """
@@ -23,6 +24,7 @@ from shoal.models.encoder_translator import EncoderTranslator
 from shoal.models.gpt import GPT
 from shoal.models.lstm import LSTMLM
 from shoal.models.lstm_encoder_decoder import LSTMEncoderDecoder
+from shoal.models.non_autoregressive import NonAutoregressive
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,16 @@ def encoder_decoder_outputs(model: Stacked[Array], batch: Windows) -> Array:
     memory = _encoded(model, batch, config.num_encoder_layers)
     y, seen = embedded(model, "target_embedding", batch.inputs, T), View(B, T, S, False, batch.seen)
     return blocks(model, "decoder", y, config.num_decoder_layers, View(B, T, T, causal=True), (memory, seen))
+
+
+def non_autoregressive_outputs(model: Stacked[Array], batch: Windows) -> Array:
+    """Outputs of the decoder, which reads BOS in each place and attends to the outputs of the encoder."""
+    assert batch.source is not None
+    B, S, config = batch.B, batch.S, model.config
+    memory = _encoded(model, batch, config.num_encoder_layers)
+    y = embedded(model, "target_embedding", torch.zeros_like(batch.source), S)
+    view = View(B, S, S, causal=True)
+    return blocks(model, "decoder", y, config.num_decoder_layers, view, (memory, View(B, S, S, False, batch.seen)))
 
 
 def encoder_translator_outputs(model: Stacked[Array], batch: Windows) -> Array:
@@ -197,4 +209,5 @@ FAMILIES: Mapping[type[nn.Module], Family] = {
     LSTMLM: Family("sequence", lstm_outputs, by_position=True),
     LSTMEncoderDecoder: Family("pair", lstm_encoder_decoder_outputs),
     EncoderDecoder: Family("pair", encoder_decoder_outputs),
+    NonAutoregressive: Family("source", non_autoregressive_outputs),
 }

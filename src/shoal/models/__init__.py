@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shoal.models.gpt import GPT, Block, Decoder, Variant
     from shoal.models.lstm import LSTM, LSTMLM, LSTMCell
     from shoal.models.lstm_encoder_decoder import LSTMEncoder, LSTMEncoderDecoder, LuongAttention
+    from shoal.models.non_autoregressive import NonAutoregressive
     from shoal.models.norms import LayerNorm, RMSNorm
     from shoal.models.settings import ModelSettings
 
@@ -38,6 +39,7 @@ __all__ = [
     "LuongAttention",
     "ModelSettings",
     "MultiHeadedAttention",
+    "NonAutoregressive",
     "RMSNorm",
     "SwiGLU",
     "Variant",
@@ -61,6 +63,7 @@ _HOMES = {
     "gpt": ("GPT", "Block", "Decoder", "Variant"),
     "lstm": ("LSTM", "LSTMLM", "LSTMCell"),
     "lstm_encoder_decoder": ("LSTMEncoder", "LSTMEncoderDecoder", "LuongAttention"),
+    "non_autoregressive": ("NonAutoregressive",),
     "norms": ("LayerNorm", "RMSNorm"),
     "settings": ("ModelSettings",),
 }

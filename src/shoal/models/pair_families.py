@@ -22,6 +22,7 @@ from shoal.models.families import (
 )
 from shoal.models.gpt import Variant
 from shoal.models.lstm_encoder_decoder import LSTMEncoderDecoder
+from shoal.models.non_autoregressive import NonAutoregressive
 from shoal.models.settings import table_numbers
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         EncoderDecoderSettings,
         EncoderTranslatorSettings,
         LSTMEncoderDecoderSettings,
+        NonAutoregressiveSettings,
         PairModel,
         TransformerOfSources,
     )
@@ -77,6 +79,32 @@ def build_encoder_decoder(config: "EncoderDecoderSettings", sizes: "Sizes") -> n
         tie_embeddings=config.tie_embeddings,
         scale_embeddings=config.scale_embeddings,
         table_widths=(sizes.source_table_width, sizes.table_width),
+        **variant_of(config),
+    )
+    return initialised(model, config, default="torch")
+
+
+def build_non_autoregressive(config: "NonAutoregressiveSettings", sizes: "Sizes") -> nn.Module:
+    """Non-autoregressive transformer of these settings and sizes."""
+    assert config.num_encoder_layers is not None and config.num_decoder_layers is not None
+    source_vocabulary_size, source_length = source_sizes(config, sizes)
+    model = NonAutoregressive(
+        num_heads=config.num_heads,
+        num_encoder_layers=config.num_encoder_layers,
+        num_decoder_layers=config.num_decoder_layers,
+        embedding_size=config.embedding_size,
+        vocabulary_size=sizes.vocabulary_size,
+        source_vocabulary_size=source_vocabulary_size,
+        length=max(source_length, sizes.sequence_length),
+        multiplier=config.multiplier,
+        dropout=config.dropout,
+        non_linearity=config.non_linearity,
+        padding_index=sizes.padding_index,
+        bias_attention=config.bias,
+        bias_classifier=config.bias_classifier,
+        share_embeddings=config.tie_embeddings == "all",
+        scale_embeddings=config.scale_embeddings,
+        table_width=sizes.source_table_width,
         **variant_of(config),
     )
     return initialised(model, config, default="torch")
@@ -164,6 +192,13 @@ def count_pair_tables(config: "PairModel", sizes: "Sizes") -> int:
     if has_positions:
         count += (length + (sizes.sequence_length if has_target else 0)) * D
     return count
+
+
+def count_non_autoregressive_tables(config: "NonAutoregressiveSettings", sizes: "Sizes") -> int:
+    """As :func:`count_pair_tables`: of the target there is a row for BOS, and places as many as the source's."""
+    rows, length = source_sizes(config, sizes)
+    D, places = config.embedding_size, 2 * max(length, sizes.sequence_length) * (config.positions == "learned")
+    return table_numbers(rows, D, sizes.source_table_width) + (1 + places) * D
 
 
 def _blocks(config: "TransformerOfSources", num_layers: int) -> int:

@@ -190,6 +190,41 @@ class EncoderDecoderSettings(TransformerOfSources):
         return ["num_encoder_layers", "num_decoder_layers", "embedding_size", "multiplier"]
 
 
+class NonAutoregressiveSettings(EncoderDecoderSettings):
+    """Settings of the non-autoregressive transformer, whose decoder reads no token of the target."""
+
+    name: ClassVar[str] = "non_autoregressive"
+    label: ClassVar[str] = "non-autoregressive encoder-decoder"
+    reads: ClassVar[str] = "source"
+
+    positions: str = choice(
+        "learned",
+        "position encoding (vaswani: sinusoidal as in the original)",
+        [name for name in POSITIONS if name not in ("rotary", "none")],
+        may_be_open=True,
+    )
+    tie_embeddings: str = choice("none", "tie the classifier's weight to the source's embedding", ("none", "all"))
+
+    def build(self, sizes: "Sizes") -> "nn.Module":
+        """See :class:`ModelSettings`."""
+        from shoal.models.pair_families import build_non_autoregressive
+
+        return build_non_autoregressive(self, sizes)
+
+    def floats_per_position(self) -> float:
+        """See :class:`ModelSettings`; of both stacks, as they have the same positions."""
+        assert self.num_encoder_layers is not None and self.num_decoder_layers is not None
+        cross = 16 * self.embedding_size + 5 * 32 * self.num_heads
+        layers = (self.num_encoder_layers + self.num_decoder_layers) * self._floats_of_layer()
+        return layers + self.num_decoder_layers * cross + 8 * self.embedding_size
+
+    def count_tables(self, sizes: "Sizes") -> int:
+        """See :class:`ModelSettings`; in closed form."""
+        from shoal.models.pair_families import count_non_autoregressive_tables
+
+        return count_non_autoregressive_tables(self, sizes)
+
+
 class EncoderTranslatorSettings(TransformerOfSources):
     """Settings of the encoder-only translator, by default as in the homework: one layer, post-norm, ReLU."""
 
