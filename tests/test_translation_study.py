@@ -1,7 +1,9 @@
 """The study of translation and the reproduction of Multi30k on tiny texts: what is measured, said, and refused."""
 
+import itertools
 import json
 import math
+import re
 import sys
 from types import SimpleNamespace
 
@@ -20,6 +22,7 @@ from shoal.analysis.sentence_scores import CHRF2, text_scores
 from shoal.cli import main
 from shoal.errors import UserError
 from shoal.lab import Lab
+from shoal.report.words import number
 from shoal.studies import Form, Results, translation
 from shoal.studies.reproductions import multi30k
 from shoal.studies.reproductions.scores import PublishedScore, compare_score, judge_scores
@@ -220,7 +223,7 @@ def test_what_was_written_is_in_the_lab_with_its_scores(lab, found):
     decodes = {decode.id: decode for decode in lab.decodes("test")}
     kept = lab.scores()
     searches = {(run, search): own for run, about in found["runs"].items() for search, own in about["searches"].items()}
-    assert len(searches) == 2 * (1 + 2 + 2)  # a translator that answers at once is not searched
+    assert len(searches) == 2 * (1 + 1 + 2 + 2)  # models that answer at once are not searched
     for (run, search), own in searches.items():
         assert decodes[own["decode"]].run == run
         row = next(
@@ -234,7 +237,7 @@ def test_what_was_written_is_in_the_lab_with_its_scores(lab, found):
 
 
 def test_differences_are_paired_and_corrected_together(found):
-    assert len(found["differences"]) == 2 * (3 + 2)  # scores; pairs of families, and beams against greedy search
+    assert len(found["differences"]) == 2 * (6 + 2)  # scores; pairs of families, and beams against greedy search
     for row in found["differences"]:
         model, search = row["first"].split(", ")
         other, by = row["second"].split(", ")
@@ -251,7 +254,11 @@ def test_differences_are_paired_and_corrected_together(found):
 def test_maps_are_of_the_tokens_that_were_written(found):
     assert found["maps"]
     for own in found["maps"]:
-        assert {panel["model"] for panel in own["panels"]} == {"encoder_decoder", "lstm_encoder_decoder"}
+        assert {panel["model"] for panel in own["panels"]} == {
+            "encoder_decoder",
+            "lstm_encoder_decoder",
+            "non_autoregressive",
+        }
         for panel in own["panels"]:
             assert np.sum(panel["weights"], axis=1) == pytest.approx(1, abs=0.01)
             assert np.shape(panel["weights"]) == (len(panel["queries"]), len(panel["keys"]))
@@ -324,9 +331,27 @@ def test_exchanged_inputs_are_told_with_what_they_are_no_measure_of(found):
     assert "cross-attention alone" in told["encoder-decoder"]
     assert "cross-attention alone" not in told["LSTM encoder-decoder"]  # its first state is the encoder's last
     reasons = [line for line in answers_of(found) if "teacher forcing" in line and "cross-attention" in line]
-    assert len(reasons) == 1
+    assert len(reasons) == 2
     alone = found | {"runs": {run: own for run, own in found["runs"].items() if own["model"] != "encoder_translator"}}
     assert not any(line in reasons for line in answers_of(alone))
+
+
+def test_both_steps_from_the_translator_to_the_encoder_decoder_are_told(found):
+    (line,) = [line for line in answers_of(found) if "BOS in place of each" in line]
+    nats, bleu = {}, {}
+    for model in ("encoder_translator", "non_autoregressive", "encoder_decoder"):
+        runs = [own for own in found["runs"].values() if own["model"] == model]
+        nats[model] = np.mean([own["nats"] / own["tokens"] for own in runs])
+        (bleu[model],) = [
+            own["score"]
+            for own in found["scores"]
+            if (own["model"], own["search"], own["name"]) == (model, GREEDY, "BLEU")
+        ]
+    for first, second in itertools.pairwise(nats):
+        gained, score = (number(value) for value in (nats[first] - nats[second], bleu[second] - bleu[first]))
+        assert re.search(rf"{re.escape(gained)} \[[^]]*\] nats per token and {re.escape(score)} BLEU", line)
+    without = {run: own for run, own in found["runs"].items() if own["model"] != "non_autoregressive"}
+    assert not any("BOS in place of each" in line for line in answers_of(found | {"runs": without}))
 
 
 def test_what_else_families_differ_in_is_told(lab, found):
@@ -334,7 +359,7 @@ def test_what_else_families_differ_in_is_told(lab, found):
     for spec in lab.specs.values():
         assert f"{count_run_parameters(spec):,} " in line and f"({spec.lr:g})" in line
         assert spec.model_part.describe() in line
-    assert "norms post" in line and "norms pre" in line and line.count("norms") == 2  # an LSTM has none
+    assert "norms post" in line and "norms pre" in line and line.count("norms") == 3  # an LSTM has none
 
 
 def test_of_runs_that_are_not_measured_the_page_has_curves(lab, form):

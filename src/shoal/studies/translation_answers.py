@@ -128,19 +128,50 @@ def _translator(measured: Found) -> list[str]:
 
 
 def _explained(measured: Found) -> list[str]:
-    """Sentence on what decoders have and the family without a history lacks."""
+    """Sentences on what decoders have and the family without a history lacks, and what each of it is worth."""
     names = families_of(measured)
     decoders = [model for model in names if model in ROUTES]
     if "encoder_translator" not in names or not decoders:
         return []
     labels = " and the ".join(map(model_label, decoders))
-    return [
+    out = [
         f"Two things set the {labels} apart from the encoder translator. They predict a token from the tokens before "
         "it, which are the right ones where a perplexity is measured (teacher forcing), and their own where they "
         "write. And cross-attention looks the source up anew for each token, where the translator gives one token for "
-        "each place of the source. How much of the difference is owed to either is not measured: that would take "
-        "models trained without one of them, and not inputs exchanged after training."
+        "each place of the source."
     ]
+    between = {"encoder_translator", "non_autoregressive", "encoder_decoder"}
+    return out + ([_steps(measured)] if between <= set(names) else [])
+
+
+def _steps(measured: Found) -> str:
+    """Sentence on both steps from the encoder translator to the encoder-decoder, in nats over seeds and in BLEU."""
+    nats = [
+        {run["seed"]: per_token(run) for run in runs_of(measured, model)}
+        for model in ("encoder_translator", "non_autoregressive", "encoder_decoder")
+    ]
+    seeds = [seed for seed in nats[0] if all(seed in family for family in nats)]
+    bleu = [
+        _score(measured, model, GREEDY, "BLEU")
+        for model in ("encoder_translator", "non_autoregressive", "encoder_decoder")
+    ]
+    parts = []
+    for place, what in enumerate(
+        (
+            "cross-attention, with the depth and the place of the norms that come with it here, is worth",
+            "the tokens before it (and with them teacher forcing)",
+        )
+    ):
+        above, below = nats[place : place + 2]
+        gains = [above[seed] - below[seed] for seed in seeds]
+        first, second = bleu[place : place + 2]
+        assert first is not None and second is not None
+        parts.append(f"{what} {_nats(gains)} nats per token and {number(second['score'] - first['score'])} BLEU")
+    return (
+        "The non-autoregressive encoder-decoder has cross-attention and no tokens before: it is the encoder-decoder "
+        f"with BOS in place of each. From the encoder translator to the encoder-decoder {parts[0]}, {parts[1]} (over "
+        f"{counted(len(seeds), 'seed')}, greedy search)."
+    )
 
 
 def apart_of(results: Results, measured: Found) -> list[str]:

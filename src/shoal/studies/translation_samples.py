@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from shoal.analysis.corpus_scores import chrf2
 from shoal.analysis.sentence_scores import CHRF2
-from shoal.tasks.pairs.vocabulary import BOS, EOS
+from shoal.tasks.pairs.vocabulary import BOS, EOS, PAD
 
 if TYPE_CHECKING:
     from shoal.studies.translation_scores import Models
@@ -66,7 +67,7 @@ def attention_maps(
         ``heads`` over which weights are means, ``keys`` and ``queries`` (tokens of the source, and those written), and
         ``weights``, one row for each of these.
     """
-    readers = [family for family in families if family.reads == "pair"]
+    readers = [family for family in families if hasattr(next(iter(family.models.values())), "decoder")]
     if not readers:
         return []
     codec = readers[0].codec
@@ -88,9 +89,14 @@ def _panels(family: "Models", run: str, place: int, line: str) -> list[dict[str,
     source, seen = family.codec.encode_sources([line])
     answered = family.answers[GREEDY]
     (first, *_) = answered.answers[answered.runs.index(run)][place]
-    inputs = torch.tensor([[BOS, *first.tokens[:-1]]])
-    _, details = family.models[run](source, inputs, seen, details=True)
-    cross = details["cross"][0]  # (L, H, T, S)
+    n, S = len(first.tokens), source.shape[1]
+    if family.reads == "source":  # places of the source beyond its end are those of a longer target
+        more = (0, max(0, n - S))
+        inputs = [pad(source, more, value=PAD), pad(seen, more, value=False)]
+    else:
+        inputs = [source, torch.tensor([[BOS, *first.tokens[:-1]]]), seen]
+    _, details = family.models[run](*inputs, details=True)
+    cross = details["cross"][0, :, :, :n, :S]  # (L, H, T, S)
     keys = [_named(family.codec.decode_source([token]), token) for token in source[0].tolist()]
     queries = [_named(family.codec.decode_target([token]), token) for token in first.tokens]
     return [

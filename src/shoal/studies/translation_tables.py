@@ -139,8 +139,8 @@ def known_table(measured: Found) -> Table:
         "Perplexity per token with parts of a model's inputs exchanged: the source for that of another sentence of "
         "about the same length, so that the tokens before are all that helps (and the source misleads); and the "
         f"tokens before in an order drawn at random for each place, on {counted(_few(measured), 'token')} of some "
-        "sentences, beside the same tokens as they are. Models were trained on neither exchange. An encoder translator "
-        "reads no tokens before. Mean over runs, Student's 95 % interval."
+        "sentences, beside the same tokens as they are. Models were trained on neither exchange. Families without "
+        "values on the right read no tokens before. Mean over runs, Student's 95 % interval."
     )
     header = ["", "as it is", "source of another sentence", "as it is, some", "history shuffled, some"]
     return Table("known", header, rows, caption, pl.DataFrame(data, infer_schema_length=None))
