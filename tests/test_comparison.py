@@ -310,6 +310,12 @@ def test_a_trend_is_scipys_rank_correlation_and_numpys_line():
     assert trend(frame, "d", "y", log2=False).slope == pytest.approx(np.polyfit(frame["d"], frame["y"], 1)[0])
 
 
+def test_a_rise_and_a_fall_that_cancel_are_no_trend():
+    frame = pl.DataFrame({"seed": [0] * 5 + [1] * 5, "d": [1, 2, 4, 8, 16] * 2, "y": [*range(5), *range(4, -1, -1)]})
+    found = trend(frame, "d", "y")
+    assert (found.rho, math.copysign(1, found.rho), found.p) == (0, 1, pytest.approx(1))
+
+
 def test_the_test_of_a_trend_permutes_within_seeds():
     frame = pl.DataFrame({"seed": [0] * 3 + [1] * 3, "d": [1, 2, 4] * 2, "y": [0.0, 2, 1, 10, 11, 13]})
 
