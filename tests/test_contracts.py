@@ -110,6 +110,10 @@ class TestEncoderTranslator(ModelContract):
     settings = {**OF_SOURCES, "model": "encoder_translator", "num_heads": 2}
 
 
+class TestNonAutoregressive(ModelContract):
+    settings = {**OF_SOURCES, "model": "non_autoregressive", "num_heads": 2}
+
+
 class TestLSTMEncoderDecoder(ModelContract):
     settings = {**OF_SOURCES, "model": "lstm_encoder_decoder", "num_decoder_layers": 2}
 

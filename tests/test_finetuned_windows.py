@@ -40,6 +40,7 @@ BASES = {
     "lstm": {**TEXT, "model": "lstm", "num_layers": 2, "embedding_size": 32},
     "encoder_decoder": {**PAIRS, **GPT, "model": "encoder_decoder", "num_layers": 1, "tie_embeddings": "all"},
     "encoder_translator": {**PAIRS, **GPT, "model": "encoder_translator"},
+    "non_autoregressive": {**PAIRS, **GPT, "model": "non_autoregressive"},
     "lstm_encoder_decoder": {**PAIRS, "model": "lstm_encoder_decoder", "num_layers": 2, "embedding_size": 8},
 }
 
@@ -250,6 +251,7 @@ def variants():
         ("lstm", {**common, "share_embeddings": any_bool}),
         ("encoder_decoder", {**common, **block, "tie_embeddings": st.sampled_from(["none", "decoder"])}),
         ("encoder_translator", {**common, **block}),
+        ("non_autoregressive", {**common, **block, "positions": st.sampled_from(["sinusoidal", "vaswani", "learned"])}),
         ("lstm_encoder_decoder", {**common, "bidirectional": any_bool}),
     ]
     coded = {"quantization": st.sampled_from(["nf4", "fp4", "absmax"]), "double_quantization": any_bool}

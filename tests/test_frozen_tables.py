@@ -26,6 +26,7 @@ WORDS[5] = WORDS[8][::-1]
 MODELS = {
     "encoder_translator": {"num_heads": 2},
     "encoder_decoder": {"num_heads": 2, "positions": "learned", "scale_embeddings": True},
+    "non_autoregressive": {"num_heads": 2},
     "lstm_encoder_decoder": {},
     "gpt": {"num_heads": 2, "positions": "rotary"},
     "lstm": {"num_layers": 2},
@@ -174,7 +175,8 @@ def variants(draw):
     own |= {"dropout": draw(st.sampled_from([0.0, 0.3])), "num_layers": draw(st.integers(1 + (model == "lstm"), 2))}
     own |= {"rows": draw(st.sampled_from([("pretrained",), ("pretrained", "random"), ("initial", "permuted")]))}
     if is_transformer:
-        own |= {"positions": draw(st.sampled_from(["sinusoidal", "learned", "rotary", "none"]))}
+        without = [] if model == "non_autoregressive" else ["rotary", "none"]
+        own |= {"positions": draw(st.sampled_from(["sinusoidal", "learned", *without]))}
         own |= {"norm_position": draw(st.sampled_from(["post", "pre", "pre_stream"]))}
         own |= {"dropout_at": draw(st.sampled_from(["feed_forward", "everywhere"]))}
     return model, own

@@ -50,8 +50,10 @@ def test_a_stack_and_each_member_alone_are_the_same_to_the_bit(tmp_path):
         # buckets of 24 and 16 pairs, of which one is left over when batches have 5 and 15
         {"task": "translation", **files, "min_frequency": 1, "train_batch_size": 5, "model": "encoder_decoder"},
         {"task": "translation", **files, "min_frequency": 1, "train_batch_size": 15, "model": "gpt"},
+        {"task": "translation", **files, "min_frequency": 1, "train_batch_size": 5, "model": "non_autoregressive"},
         # targets are longer than sources, so that padding is read
         {"task": "pig_latin", "text": english(tmp_path), "train_batch_size": 8, "model": "encoder_translator"},
+        {"task": "pig_latin", "text": english(tmp_path), "train_batch_size": 8, "model": "non_autoregressive"},
     ]
     for case in cases:
         specs = [RunSpec(**small, **case, seed=seed) for seed in range(2)]

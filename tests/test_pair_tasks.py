@@ -272,7 +272,11 @@ def test_a_translation_that_cannot_be_learned_is_refused_in_one_line(tmp_path, c
 
 
 def test_embeddings_tied_across_vocabularies_are_refused_alike_wherever_it_is_seen(tmp_path):
-    for model, others in (("encoder_decoder", "none and decoder"), ("encoder_translator", "none")):
+    for model, others in (
+        ("encoder_decoder", "none and decoder"),
+        ("encoder_translator", "none"),
+        ("non_autoregressive", "none"),
+    ):
         with pytest.raises(UserError, match=f"{others} appl") as asked:
             shoal.RunSpec(
                 task="translation", model=model, tie_embeddings="all", vocabularies="separate", **parallel(tmp_path)

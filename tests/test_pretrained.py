@@ -84,7 +84,7 @@ def test_controls_are_members_of_one_stack(pairs):
     assert len(cohort) == 8
 
 
-@pytest.mark.parametrize("model", ["encoder_decoder", "encoder_translator"])
+@pytest.mark.parametrize("model", ["encoder_decoder", "encoder_translator", "non_autoregressive"])
 def test_frozen_rows_keep_their_bits_under_decay(pairs, tmp_path, model):
     given = {**pairs, "model": model, "freeze_embeddings": True, "weight_decay": 1.0, "lr": 1e-2, "decay_all": True}
     specs = [RunSpec(**given, embedding_rows=rows, seed=s) for rows in ("pretrained", "permuted") for s in (0, 1)]

@@ -95,7 +95,9 @@ def test_groups_of_members_change_no_bit(text, family, monkeypatch):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("family", ["gpt", "lstm", "wide lstm", "encoder_translator", "lstm_encoder_decoder"])
+@pytest.mark.parametrize(
+    "family", ["gpt", "lstm", "wide lstm", "encoder_translator", "non_autoregressive", "lstm_encoder_decoder"]
+)
 def test_alone_in_a_stack_and_resumed_a_member_has_the_same_bits(text, family):
     specs = runs(text, members=3, **FAMILIES[family])
     together, alone = stack_of(specs), [stack_of([spec]) for spec in specs]
@@ -337,7 +339,7 @@ def test_examples_scored_in_parts_are_those_scored_at_once(text, family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gpt", "encoder_translator", "lstm_encoder_decoder"])
+@pytest.mark.parametrize("family", ["gpt", "encoder_translator", "non_autoregressive", "lstm_encoder_decoder"])
 def test_a_certificate_is_exact_and_memory_is_estimated(text, tmp_path, family):
     specs = runs(text, **FAMILIES[family])
     folder = begun(tmp_path / "lab", specs, "windows")

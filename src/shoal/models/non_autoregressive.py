@@ -1,10 +1,13 @@
 """Non-autoregressive transformer: an encoder-decoder whose decoder reads no token of the target.
 
-Source: Gu et al. 2018, "Non-autoregressive neural machine translation", without their fertilities and distillation: the
-decoder of :mod:`~shoal.models.encoder_decoder`, layer for layer, with BOS at every place of what it reads. What is left
-are the places themselves, cross-attention to the source, and what the places before have looked up there. So all tokens
-are predicted at once, and what such a model lacks beside an encoder-decoder of its size is the tokens before (and with
-them teacher forcing), and nothing else.
+It is the decoder of :mod:`~shoal.models.encoder_decoder`, layer for layer and with its causal mask, with BOS at every
+place. What is left are the places, cross-attention to the source, and what the places before have looked up there, so
+that all tokens are predicted at once. What it lacks beside an encoder-decoder of as many layers is the tokens before,
+and with them teacher forcing and a table of their embeddings.
+
+A control, after Gu et al. 2018, "Non-autoregressive neural machine translation", and not their model: their decoder
+reads copies of the source's embeddings, sees all places, and has positional attention and fertilities, and they train
+it by distillation.
 
 Shapes: ``B`` batch, ``S`` source, ``D`` width, ``H`` heads, ``V`` vocabulary of the target, ``L`` layers.
 """

@@ -31,8 +31,8 @@ class ModelSettings(Part):
     Attributes:
         reads: inputs of its ``forward``: ``sequence``, tokens ``(B, S)`` of which each predicts the next; ``pair``, a
             source ``(B, S)``, the target so far ``(B, T)`` and a mask of the source's tokens that count ``(B, S)``
-            bool; or ``source``, a source and the mask of its tokens, of which each predicts the token of the target in
-            its place; or ``observations``, sequences of symbols or vectors, of a model that is no such module.
+            bool; or ``source``, a source and the mask of its tokens, with a prediction for each place, of the target's
+            token there; or ``observations``, sequences of symbols or vectors, of a model that is no such module.
         shares_prefixes: equal prefixes have equal states, and the engines that compute them once support the family.
         reads_windows: engine ``windows`` has been written for the module of the family; a class from outside says so
             itself, or counts as one for which it has not.

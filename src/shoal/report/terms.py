@@ -186,6 +186,17 @@ TERMS = (
         "beam search",
         "Writing an answer with several beginnings kept at each place, those that are most probable so far.",
     ),
+    Term("BOS", "The token that a sequence begins with (beginning of sequence).", "BOS"),
+    Term(
+        "cross-attention",
+        "Attention from the places of what a model writes to the tokens of the source.",
+        "cross-attention",
+    ),
+    Term(
+        "non-autoregressive",
+        "Predicting all tokens of an answer at once, from the source alone; an autoregressive model predicts each "
+        "token from those before it.",
+    ),
     Term("EOS", "The token that ends a sequence (end of sequence).", "EOS"),
     Term(
         "perplexity",

@@ -88,7 +88,7 @@ def report(results: Results, form: Form) -> Report:
     curves = Section(
         "Learning curves",
         figures=[learning_curves(results)],
-        about="loss and shares right while training, with the right tokens before each scored one (teacher forcing).",
+        about="loss and shares right in training, behind the right tokens where a model reads any (teacher forcing).",
     )
     if not measured:
         note = "Not measured yet: `shoal study run translation` scores the kept models when the runs are done."

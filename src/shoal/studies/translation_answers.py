@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from shoal.analysis.trends import student
@@ -21,6 +22,7 @@ from shoal.studies.translation_tables import (
 from shoal.tasks.build import count_run_parameters
 
 LEVEL = 0.05
+STEPS = ("encoder_translator", "non_autoregressive", "encoder_decoder")  # each has one thing more than that before it
 ROUTES = {  # by which a decoder reads the source
     "encoder_decoder": ", which the decoder reads by cross-attention alone",
     "lstm_encoder_decoder": ", which the decoder reads by attention and in its first state",
@@ -128,49 +130,48 @@ def _translator(measured: Found) -> list[str]:
 
 
 def _explained(measured: Found) -> list[str]:
-    """Sentences on what decoders have and the family without a history lacks, and what each of it is worth."""
+    """Sentences on what decoders have and the encoder translator lacks, and what each of it is worth."""
     names = families_of(measured)
     decoders = [model for model in names if model in ROUTES]
     if "encoder_translator" not in names or not decoders:
         return []
     labels = " and the ".join(map(model_label, decoders))
-    out = [
+    steps = _steps(measured) if set(STEPS) <= set(names) else None
+    others = [model_label(model) for model in decoders if model not in STEPS]
+    missing = "How much of the difference is owed to either is not measured"
+    reason = (
         f"Two things set the {labels} apart from the encoder translator. They predict a token from the tokens before "
         "it, which are the right ones where a perplexity is measured (teacher forcing), and their own where they "
         "write. And cross-attention looks the source up anew for each token, where the translator gives one token for "
         "each place of the source."
-    ]
-    between = {"encoder_translator", "non_autoregressive", "encoder_decoder"}
-    return out + ([_steps(measured)] if between <= set(names) else [])
+    )
+    if steps is None:
+        return [f"{reason} {missing}: that would take models trained without one of them."]
+    return [f"{reason} {missing} for the {' and the '.join(others)}." if others else reason, steps]
 
 
-def _steps(measured: Found) -> str:
-    """Sentence on both steps from the encoder translator to the encoder-decoder, in nats over seeds and in BLEU."""
-    nats = [
-        {run["seed"]: per_token(run) for run in runs_of(measured, model)}
-        for model in ("encoder_translator", "non_autoregressive", "encoder_decoder")
-    ]
+def _steps(measured: Found) -> str | None:
+    """Sentences on both steps from the encoder translator to the encoder-decoder, in nats and in BLEU, paired."""
+    nats = [{run["seed"]: per_token(run) for run in runs_of(measured, model)} for model in STEPS]
     seeds = [seed for seed in nats[0] if all(seed in family for family in nats)]
-    bleu = [
-        _score(measured, model, GREEDY, "BLEU")
-        for model in ("encoder_translator", "non_autoregressive", "encoder_decoder")
-    ]
-    parts = []
-    for place, what in enumerate(
-        (
-            "cross-attention, with the depth and the place of the norms that come with it here, is worth",
-            "the tokens before it (and with them teacher forcing)",
+    gains = []
+    for (first, second), (before, after) in zip(pairwise(STEPS), pairwise(nats), strict=True):
+        sides = {"first": f"{second}, {GREEDY}", "second": f"{first}, {GREEDY}", "name": "BLEU"}
+        row = next((row for row in measured["differences"] if sides.items() <= row.items()), None)
+        if row is None or not seeds:
+            return None
+        corrected = "" if row["corrected"] is None else f", corrected {p_value(row['corrected'])}"
+        bleu = with_interval(row["score"], row["low"], row["high"])
+        gains.append(
+            f"{_nats([before[seed] - after[seed] for seed in seeds])} nats per token and {bleu} BLEU{corrected}"
         )
-    ):
-        above, below = nats[place : place + 2]
-        gains = [above[seed] - below[seed] for seed in seeds]
-        first, second = bleu[place : place + 2]
-        assert first is not None and second is not None
-        parts.append(f"{what} {_nats(gains)} nats per token and {number(second['score'] - first['score'])} BLEU")
     return (
-        "The non-autoregressive encoder-decoder has cross-attention and no tokens before: it is the encoder-decoder "
-        f"with BOS in place of each. From the encoder translator to the encoder-decoder {parts[0]}, {parts[1]} (over "
-        f"{counted(len(seeds), 'seed')}, greedy search)."
+        "The non-autoregressive encoder-decoder lies between them: it is the encoder-decoder with BOS in place of "
+        "every token before. A decoder with cross-attention, which comes with more layers, more parameters and another "
+        f"place of the norms, gains over the encoder translator {gains[0]}. The tokens before, which alone set the "
+        f"encoder-decoder apart from it, gain over that {gains[1]}. Both are paired over "
+        f"{counted(len(seeds), 'seed')}, with 95 % intervals, and BLEU is of greedy search. Tokens before without "
+        "cross-attention were not trained; taken in that order, the two may share the sum differently."
     )
 
 
@@ -189,7 +190,13 @@ def apart_of(results: Results, measured: Found) -> list[str]:
     rates = " and ".join(dict.fromkeys(f"{spec.lr:g}" for spec in specs))
     return [
         f"The families differ in more than what they read ({'; '.join(parts)}), and each has one learning rate "
-        f"({rates}), with no other tried. So a difference between them need not be owed to what they read alone."
+        f"({rates}), with no other tried. So a difference between them need not be owed to what they read alone"
+        + (
+            ", but for the non-autoregressive encoder-decoder and the encoder-decoder: they have the same layers, and "
+            "beside them the latter has a table of the target's tokens."
+            if set(STEPS[1:]) <= set(names)
+            else "."
+        )
     ]
 
 

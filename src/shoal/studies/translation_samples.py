@@ -67,25 +67,24 @@ def attention_maps(
         ``heads`` over which weights are means, ``keys`` and ``queries`` (tokens of the source, and those written), and
         ``weights``, one row for each of these.
     """
-    readers = [family for family in families if hasattr(next(iter(family.models.values())), "decoder")]
-    if not readers:
-        return []
-    codec = readers[0].codec
+    codec = families[0].codec
     lengths = [len(codec.source.encode(codec.prepared(line))) + 1 for line in sources]
     chosen = [place for place, n in enumerate(lengths) if LENGTHS[0] <= n <= LENGTHS[1]][:MAPS]
-    return [
+    shown = [
         {
             "line": place + 1,
             "source": sources[place],
             "panels": [
-                panel for family in readers for panel in _panels(family, best[family.name], place, sources[place])
+                panel for family in families for panel in _panels(family, best[family.name], place, sources[place])
             ],
         }
         for place in chosen
     ]
+    return [one for one in shown if one["panels"]]
 
 
 def _panels(family: "Models", run: str, place: int, line: str) -> list[dict[str, Any]]:
+    """Panel of each layer with cross-attention; of a family without it, none."""
     source, seen = family.codec.encode_sources([line])
     answered = family.answers[GREEDY]
     (first, *_) = answered.answers[answered.runs.index(run)][place]
@@ -96,6 +95,8 @@ def _panels(family: "Models", run: str, place: int, line: str) -> list[dict[str,
     else:
         inputs = [source, torch.tensor([[BOS, *first.tokens[:-1]]]), seen]
     _, details = family.models[run](*inputs, details=True)
+    if "cross" not in details:
+        return []
     cross = details["cross"][0, :, :, :n, :S]  # (L, H, T, S)
     keys = [_named(family.codec.decode_source([token]), token) for token in source[0].tolist()]
     queries = [_named(family.codec.decode_target([token]), token) for token in first.tokens]

@@ -137,7 +137,7 @@ def known_table(measured: Found) -> Table:
         ]
     caption = (
         "Perplexity per token with parts of a model's inputs exchanged: the source for that of another sentence of "
-        "about the same length, so that the tokens before are all that helps (and the source misleads); and the "
+        "about the same length, which misleads, so that only the tokens before help, where a model reads any; and the "
         f"tokens before in an order drawn at random for each place, on {counted(_few(measured), 'token')} of some "
         "sentences, beside the same tokens as they are. Models were trained on neither exchange. Families without "
         "values on the right read no tokens before. Mean over runs, Student's 95 % interval."
@@ -213,7 +213,8 @@ def position_figure(measured: Found) -> Figure:
     """Figure of teacher-forced against free-running accuracy along the target."""
     caption = (
         "Share of tokens right at each position of the target, EOS included, of positions that at least "
-        f"{_least(measured)} targets reach: solid, predicted behind the right tokens before them (teacher forcing); "
+        f"{_least(measured)} targets reach: solid, predicted behind the right tokens before them, where a model reads "
+        "any (teacher forcing); "
         "dashed, in what greedy search writes, where a word left out moves all behind it, so that right words "
         "in other places count as wrong. Means over runs."
     )

@@ -110,8 +110,8 @@ def pair_batch(tensors: Mapping[str, Tensor], indices: Tensor, widths: Widths | 
         Of ``pair``: ``source`` and ``seen`` ``(B, S)``, and ``inputs``, BOS and the target's tokens, ``targets``, its
         tokens and EOS, and which are ``scored``, ``(B, T)``. Of ``sequence``: ``inputs``, a source, BOS and the target
         behind it without a gap, ``targets`` and ``scored``, those of the target alone, ``(B, S + T)``. Of ``source``:
-        ``source``, ``seen``, ``targets`` and ``scored``, all of the larger of both widths: the token of the target in
-        a place is predicted from the source there. Tokens are int64, ``seen`` and ``scored`` bool.
+        ``source``, ``seen``, ``targets`` and ``scored``, all of the larger of both widths: there is a prediction for
+        each place, of the target's token there. Tokens are int64, ``seen`` and ``scored`` bool.
     """
     S, T = widths or (tensors["source"].shape[-1], tensors["target"].shape[-1])
     source = tensors["source"][:, :S][indices]  # (B, S)
