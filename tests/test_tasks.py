@@ -332,6 +332,12 @@ def test_what_is_encoded_can_be_decoded(vocabulary, data):
     assert len(tokenizer) == len(vocabulary)
 
 
+def test_label_smoothing_is_told_with_its_convention_and_none_is_not():
+    (line,) = RunSpec(label_smoothing=0.2).task_part.conventions()
+    assert "convention torch: 0.2/V " in line
+    assert RunSpec().task_part.conventions() == []
+
+
 def test_an_unknown_token_is_named_with_its_nearest():
     with pytest.raises(UserError, match="'EQS' is not in the vocabulary of 3 tokens; did you mean 'EOS'"):
         Tokenizer(["0", "BOS", "EOS"]).encode("BOS EQS 0")

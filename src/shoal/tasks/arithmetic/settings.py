@@ -19,7 +19,7 @@ from shoal.tasks.arithmetic.equations import (
     sequence_length,
     split_sizes,
 )
-from shoal.tasks.settings import Counts, Sizes, TaskSettings
+from shoal.tasks.settings import Counts, Sizes, TaskSettings, smoothing_lines
 
 if TYPE_CHECKING:
     from shoal.spec.run import RunSpec
@@ -147,6 +147,10 @@ class Arithmetic(TaskSettings):
             unused_tokens=self.unused_tokens,
             split_shuffle=self.split_shuffle,
         )
+
+    def conventions(self) -> list[str]:
+        """See :class:`TaskSettings`: label smoothing, which is PyTorch's."""
+        return smoothing_lines(self.label_smoothing)
 
     def build(self, split_seed: int) -> "Task":
         """See :class:`TaskSettings`."""
