@@ -27,7 +27,7 @@ from shoal.studies import Form, Results, translation
 from shoal.studies.reproductions import multi30k
 from shoal.studies.reproductions.scores import PublishedScore, compare_score, judge_scores
 from shoal.studies.reproductions.verdict import CONSISTENT, INCONSISTENT, NOT_RUN, TOO_FEW
-from shoal.studies.translation_answers import answers_of, apart_of
+from shoal.studies.translation_answers import _gained, answers_of, apart_of, still_falling
 from shoal.studies.translation_samples import examples
 from shoal.studies.translation_scores import GREEDY, by_length, encoded, families, oddities
 from shoal.tasks.build import count_run_parameters
@@ -347,12 +347,12 @@ def test_both_steps_from_the_translator_to_the_encoder_decoder_are_told(found):
             for own in found["scores"]
             if (own["model"], own["search"], own["name"]) == (model, GREEDY, "BLEU")
         ]
-    parts = line.partition("The tokens before, which alone")
+    parts = line.partition("Beside that, the history")
     for (first, second), part in zip(itertools.pairwise(nats), parts[::2], strict=True):
-        gained, score = (number(value) for value in (nats[first] - nats[second], bleu[second] - bleu[first]))
-        told = rf"gains? over .*{re.escape(gained)} \[[^]]*\] nats per token and {re.escape(score)} \[[^]]*\] BLEU"
-        assert re.search(told, part)
-    assert "A decoder with cross-attention" in parts[0] and "paired over 2 seeds" in line
+        for gained, unit in ((nats[first] - nats[second], "nats per token"), (bleu[second] - bleu[first], "BLEU")):
+            verb = "gains" if gained >= 0 else "loses"
+            assert re.search(rf"{verb} {re.escape(number(abs(gained)))} \[[^]]*\] {unit}", part)
+    assert "a decoder with cross-attention" in parts[0] and "paired over 2 seeds" in line
     runs = {run: own for run, own in found["runs"].items() if (own["model"], own["seed"]) != ("encoder_translator", 1)}
     assert any("paired over 1 seed," in line for line in answers_of(found | {"runs": runs}))
     none = {run: own for run, own in runs.items() if (own["model"], own["seed"]) != ("non_autoregressive", 0)}
@@ -362,6 +362,19 @@ def test_both_steps_from_the_translator_to_the_encoder_decoder_are_told(found):
     assert not any("BOS in place of" in line for line in answers)
     assert any(
         line.endswith("is not measured: that would take models trained without one of them.") for line in answers
+    )
+
+
+def test_gains_and_losses_are_told_as_such(lab, found):
+    assert _gained(0.4, 0.1, 0.7) == "gains 0.4 [0.1, 0.7]" and _gained(-0.4, -0.7, 0.1) == "loses 0.4 [−0.1, 0.7]"
+
+
+def test_runs_that_might_have_become_better_are_counted(lab, found):
+    results = Results(lab, found)
+    (told,) = still_falling(results, found | {"runs": {run: own | {"step": 6} for run, own in found["runs"].items()}})
+    assert told.count("2 of 2 runs") == 4 and "non-autoregressive encoder-decoder 2 of 2" in told
+    assert (
+        still_falling(results, found | {"runs": {run: own | {"step": 3} for run, own in found["runs"].items()}}) == []
     )
 
 

@@ -19,7 +19,7 @@ from shoal.report.quantities import panels_of
 from shoal.studies.base import Form, Grid
 from shoal.studies.parts import finished
 from shoal.studies.results import Results, number_of_runs
-from shoal.studies.translation_answers import answers_of, apart_of
+from shoal.studies.translation_answers import answers_of, apart_of, still_falling
 from shoal.studies.translation_scores import measured
 from shoal.studies.translation_tables import (
     differences_table,
@@ -123,7 +123,7 @@ def report(results: Results, form: Form) -> Report:
             "Sizes and training", tables=[sizes_table(results, measured)], about="size and training of each family."
         ),
     ]
-    answers = [*answers_of(measured), *apart_of(results, measured)]
+    answers = [*answers_of(measured), *still_falling(results, measured), *apart_of(results, measured)]
     return finished("translation", "Translation", QUESTION, answers, sections, results, form)
 
 

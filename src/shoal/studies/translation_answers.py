@@ -160,19 +160,43 @@ def _steps(measured: Found) -> str | None:
         row = next((row for row in measured["differences"] if sides.items() <= row.items()), None)
         if row is None or not seeds:
             return None
+        in_nats = [before[seed] - after[seed] for seed in seeds]
+        low, high, _ = student(in_nats)
         corrected = "" if row["corrected"] is None else f", corrected {p_value(row['corrected'])}"
-        bleu = with_interval(row["score"], row["low"], row["high"])
         gains.append(
-            f"{_nats([before[seed] - after[seed] for seed in seeds])} nats per token and {bleu} BLEU{corrected}"
+            f"{_gained(sum(in_nats) / len(in_nats), low, high)} nats per token and "
+            f"{_gained(row['score'], row['low'], row['high'])} BLEU{corrected}"
         )
     return (
         "The non-autoregressive encoder-decoder lies between them: it is the encoder-decoder with BOS in place of "
-        "every token before. A decoder with cross-attention, which comes with more layers, more parameters and another "
-        f"place of the norms, gains over the encoder translator {gains[0]}. The tokens before, which alone set the "
-        f"encoder-decoder apart from it, gain over that {gains[1]}. Both are paired over "
-        f"{counted(len(seeds), 'seed')}, with 95 % intervals, and BLEU is of greedy search. Tokens before without "
-        "cross-attention were not trained; taken in that order, the two may share the sum differently."
+        "every token before. Beside the encoder translator, a decoder with cross-attention, which comes with more "
+        f"layers, more parameters and another place of the norms, {gains[0]}. Beside that, the history of tokens "
+        f"before, which alone sets the encoder-decoder apart from it, {gains[1]}. Both are paired over "
+        f"{counted(len(seeds), 'seed')}, with 95 % intervals, and BLEU is of greedy search. A history without "
+        "cross-attention was not trained; taken in that order, the two may share the sum differently."
     )
+
+
+def _gained(value: float, low: float | None, high: float | None) -> str:
+    """A gain or a loss with its interval: ``gains 0.4 [0.1, 0.7]``, ``loses 0.4 [0.1, 0.7]``."""
+    if value >= 0:
+        return f"gains {with_interval(value, low, high)}"
+    least, most = (None if end is None else -end for end in (high, low))
+    return f"loses {with_interval(-value, least, most)}"
+
+
+def still_falling(results: Results, measured: Found) -> list[str]:
+    """Sentence on the runs whose lowest validation loss is that of their last step, by family."""
+    counts = []
+    for model in families_of(measured):
+        runs = {run: about for run, about in measured["runs"].items() if about["model"] == model}
+        n = sum(about["step"] == results.specs[run].n_steps for run, about in runs.items())
+        if n:
+            counts.append(f"{model_label(model)} {n} of {counted(len(runs), 'run')}")
+    if not counts:
+        return []
+    beginning = "The lowest validation loss is that of the last step, and might have become lower still"
+    return [f"{beginning}: {', '.join(counts)}."]
 
 
 def apart_of(results: Results, measured: Found) -> list[str]:
