@@ -22,6 +22,7 @@ from shoal.analysis.sentence_scores import CHRF2, text_scores
 from shoal.cli import main
 from shoal.errors import UserError
 from shoal.lab import Lab
+from shoal.report.each_run import model_label
 from shoal.report.words import number
 from shoal.studies import Form, Results, translation
 from shoal.studies.reproductions import multi30k
@@ -34,6 +35,7 @@ from shoal.tasks.build import count_run_parameters
 from shoal.tasks.pairs.codec import codec_of
 from shoal.tasks.pairs.data import Pairs
 
+ORDER = tuple(translation.OWN)
 SMALL = {
     "embedding_size": ["8"],
     "n_steps": ["6"],
@@ -302,6 +304,9 @@ def test_the_page_shows_figures_tables_and_answers(lab, found, form):
     assert {"curves", "positions", "lengths", "attention-1"} <= {figure.name for figure in figures}
     for figure in figures:
         assert figure.spec["datasets"]
+        assert figure.spec["config"]["legend"]["labelLimit"] >= 7 * max(
+            map(len, map(model_label, ORDER))
+        )  # none is cut
         assert in_words(figure)
         assert foreign_signs(figure.spec) <= set("äöüß")  # of the text
     tables = {table.name: table for section in report.sections for table in section.tables}

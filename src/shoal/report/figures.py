@@ -72,7 +72,7 @@ def styled(chart: Chart, alternative: str) -> Chart:
         "view": {"stroke": None},
         "axis": {"gridColor": "#e6e6e6", "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal"},
         "title": {"fontSize": 13, "anchor": "start"},
-        "legend": {"labelFontSize": 11, "symbolStrokeWidth": 2.2},
+        "legend": {"labelFontSize": 11, "symbolStrokeWidth": 2.2, "labelLimit": 240},
     }
     return chart.properties(config=config, description=alternative)
 

@@ -52,13 +52,13 @@ def right_by_position_figure(frame: pl.DataFrame, title: str) -> Chart:
         title: above the chart.
     """
     names = frame["model"].unique(maintain_order=True).to_list()
-    legend = alt.Legend(orient="top", direction="horizontal", symbolType="stroke", symbolOpacity=1)
+    legend = alt.Legend(orient="top", symbolType="stroke", symbolOpacity=1, columns=2)  # no wider than the chart
     colour = alt.Color("model:N", title=None, scale=_scale(names), legend=legend)
     dash = alt.StrokeDash(
         "how:N",
         title=None,
         scale=alt.Scale(domain=[FORCED, FREE], range=[[1, 0], [4, 3]]),
-        legend=alt.Legend(orient="top", direction="horizontal", symbolType="stroke"),
+        legend=alt.Legend(orient="top", symbolType="stroke", columns=1),
     )
     x = alt.X("position:Q", title="position in the target", axis=alt.Axis(format="d"))
     y = alt.Y("share:Q", title="share of tokens right", scale=alt.Scale(domain=[0, 1]))
@@ -76,7 +76,7 @@ def by_length_figure(frame: pl.DataFrame, title: str) -> Chart:
         title: over both.
     """
     names, words = (frame[name].unique(maintain_order=True).to_list() for name in ("model", "words"))
-    colour = alt.Color("model:N", title=None, scale=_scale(names), legend=alt.Legend(orient="top"))
+    colour = alt.Color("model:N", title=None, scale=_scale(names), legend=alt.Legend(orient="top", columns=2))
     x = alt.X("words:N", title="words of the source", sort=words, axis=alt.Axis(labelAngle=0))
     charts = []
     for column, what in (("exact", "exact match (%)"), ("chrf", "mean chrF2 of a sentence")):

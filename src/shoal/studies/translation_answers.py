@@ -168,10 +168,10 @@ def _steps(measured: Found) -> str | None:
             f"{_gained(row['score'], row['low'], row['high'])} BLEU{corrected}"
         )
     return (
-        "The non-autoregressive encoder-decoder lies between them: it is the encoder-decoder with BOS in place of "
-        "every token before. Beside the encoder translator, a decoder with cross-attention, which comes with more "
-        f"layers, more parameters and another place of the norms, {gains[0]}. Beside that, the history of tokens "
-        f"before, which alone sets the encoder-decoder apart from it, {gains[1]}. Both are paired over "
+        "The non-autoregressive encoder-decoder has cross-attention and no history: it is the encoder-decoder with BOS "
+        "in place of every token before. Beside the encoder translator, a decoder with cross-attention, which comes "
+        f"with more layers, more parameters and another place of the norms, {gains[0]}. Beside that, the history of "
+        f"tokens before, which alone sets the encoder-decoder apart from it, {gains[1]}. Both are paired over "
         f"{counted(len(seeds), 'seed')}, with 95 % intervals, and BLEU is of greedy search. A history without "
         "cross-attention was not trained; taken in that order, the two may share the sum differently."
     )
