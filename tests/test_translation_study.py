@@ -29,7 +29,7 @@ from shoal.studies.reproductions import multi30k
 from shoal.studies.reproductions.scores import PublishedScore, compare_score, judge_scores
 from shoal.studies.reproductions.verdict import CONSISTENT, INCONSISTENT, NOT_RUN, TOO_FEW
 from shoal.studies.translation_answers import _gained, answers_of, apart_of, still_falling
-from shoal.studies.translation_samples import examples
+from shoal.studies.translation_samples import attention_maps, examples
 from shoal.studies.translation_scores import GREEDY, by_length, encoded, families, oddities
 from shoal.tasks.build import count_run_parameters
 from shoal.tasks.pairs.codec import codec_of
@@ -265,6 +265,12 @@ def test_maps_are_of_the_tokens_that_were_written(found):
             assert np.sum(panel["weights"], axis=1) == pytest.approx(1, abs=0.01)
             assert np.shape(panel["weights"]) == (len(panel["queries"]), len(panel["keys"]))
             assert panel["keys"][-1] == "EOS"
+
+
+def test_a_family_that_reads_both_as_one_sequence_has_no_map(form, lab):
+    own = families(form.specs(translation), lab)[0]
+    joined = SimpleNamespace(reads="sequence", name="gpt", codec=own.codec)
+    assert attention_maps([joined], {"gpt": "run"}, ["ein kleiner hund rennt ."]) == []
 
 
 def test_examples_are_the_worst_the_middle_and_the_best(found):

@@ -85,6 +85,8 @@ def attention_maps(
 
 def _panels(family: "Models", run: str, place: int, line: str) -> list[dict[str, Any]]:
     """Panel of each layer with cross-attention; of a family without it, none."""
+    if family.reads == "sequence":
+        return []
     source, seen = family.codec.encode_sources([line])
     answered = family.answers[GREEDY]
     (first, *_) = answered.answers[answered.runs.index(run)][place]
