@@ -221,6 +221,17 @@ def test_a_member_that_diverges_changes_nothing_of_its_neighbours(text, family):
 # longer ones
 
 
+def tasks():
+    """Settings of a text and of pairs: windows, smoothing, reductions, batches."""
+    pairs = {
+        "label_smoothing_convention": st.sampled_from(["torch", "fairseq", "joeynmt"]),
+        "reduction": st.sampled_from(["token", "sentence"]),
+        "batching": st.sampled_from(["buckets", "shuffled"]),
+    }
+    texts = {"windows": st.sampled_from(["random", "blocks"]), "context_length": st.sampled_from([5, 9])}
+    return [({**OF_TEXT}, texts), ({**OF_PAIRS}, pairs)]
+
+
 def variants():
     """Settings of a run of every family: variants, places of dropout, smoothing, reductions, forms."""
     any_bool = st.booleans()
@@ -271,13 +282,7 @@ def variants():
             "num_encoder_layers": st.integers(1, 3),
         },
     ]
-    pairs = {
-        "label_smoothing_convention": st.sampled_from(["torch", "fairseq", "joeynmt"]),
-        "reduction": st.sampled_from(["token", "sentence"]),
-        "batching": st.sampled_from(["buckets", "shuffled"]),
-    }
-    texts = {"windows": st.sampled_from(["random", "blocks"]), "context_length": st.sampled_from([5, 9])}
-    of_task = [({**OF_TEXT}, texts), ({**OF_PAIRS}, pairs)]
+    of_task = tasks()
     of_any = st.tuples(st.sampled_from(families), st.sampled_from(of_task))
     of_sources = st.tuples(st.sampled_from(sources), st.just(of_task[1]))
     return st.one_of(of_any, of_sources).flatmap(

@@ -177,9 +177,13 @@ class EncoderDecoderSettings(TransformerOfSources):
     def floats_per_position(self) -> float:
         """See :class:`ModelSettings`; of the deeper of the two, as one may have nearly all positions."""
         assert self.num_encoder_layers is not None and self.num_decoder_layers is not None
-        cross = 16 * self.embedding_size + 5 * 32 * self.num_heads
         layer = self._floats_of_layer()
-        return max(self.num_encoder_layers * layer, self.num_decoder_layers * (layer + cross)) + 4 * self.embedding_size
+        of_decoder = self.num_decoder_layers * (layer + self._floats_of_cross_attention())
+        return max(self.num_encoder_layers * layer, of_decoder) + 4 * self.embedding_size
+
+    def _floats_of_cross_attention(self) -> float:
+        """Number of floats per position that the second attention of a decoder's layer keeps beside the rest of it."""
+        return 16 * self.embedding_size + 5 * 32 * self.num_heads
 
     def describe(self) -> str:
         """Short description of the size: ``"2 + 2 layers, d 128"``."""
@@ -214,9 +218,8 @@ class NonAutoregressiveSettings(EncoderDecoderSettings):
     def floats_per_position(self) -> float:
         """See :class:`ModelSettings`; of both stacks, as they have the same positions."""
         assert self.num_encoder_layers is not None and self.num_decoder_layers is not None
-        cross = 16 * self.embedding_size + 5 * 32 * self.num_heads
         layers = (self.num_encoder_layers + self.num_decoder_layers) * self._floats_of_layer()
-        return layers + self.num_decoder_layers * cross + 8 * self.embedding_size
+        return layers + self.num_decoder_layers * self._floats_of_cross_attention() + 8 * self.embedding_size
 
     def count_tables(self, sizes: "Sizes") -> int:
         """See :class:`ModelSettings`; in closed form."""
