@@ -26,7 +26,7 @@ from torch_twins import (
 
 from shoal.decoding import Stacked
 from shoal.errors import UserError
-from shoal.models import CrossDecoder, Encoder, EncoderDecoder, EncoderTranslator, Variant, select
+from shoal.models import CrossDecoder, Encoder, EncoderDecoder, EncoderTranslator, NonAutoregressive, Variant, select
 from shoal.models.dropout import Dropout
 from shoal.models.families import count_parameters
 from shoal.models.gpt import NORM_POSITIONS
@@ -368,6 +368,17 @@ def test_tied_weights_are_one_tensor_that_gathers_all_gradients(ties):
         close(tied.get_parameter(one[0]).grad, sum(untied.get_parameter(name).grad for name in one), atol=1e-10)
     with pytest.raises(ValueError, match=r"source \(11, 8\)"):
         EncoderDecoder(2, 1, 1, 8, V, T, VS, S, tie_embeddings="all")
+
+
+@pytest.mark.parametrize("family", [EncoderTranslator, NonAutoregressive])
+def test_models_without_a_table_of_targets_tie_their_classifier_to_the_source_alone(family):
+    depths = (1,) if family is EncoderTranslator else (1, 1)
+    tied = family(2, *depths, 8, V, V, S, tie_embeddings="all", positions="learned")
+    assert tied.classifier.weight is tied.source_embedding.tokens.weight
+    with pytest.raises(ValueError, match="needs weights of one shape"):
+        family(2, *depths, 8, VS, V, S, tie_embeddings="all", positions="learned")
+    with pytest.raises(ValueError, match="needs a table of the target's tokens"):
+        family(2, *depths, 8, V, V, S, tie_embeddings="decoder", positions="learned")
 
 
 def test_scaled_embeddings_are_tokens_times_the_root_of_the_width_and_positions_as_they_are():

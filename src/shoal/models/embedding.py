@@ -101,3 +101,31 @@ class GPTEmbedding(nn.Module):
             else:
                 embedded = embedded + table[positions.clamp(max=self.n_positions - 1)]
         return self.drop(embedded)  # type: ignore[no-any-return]
+
+
+def tie(source: nn.Embedding, target: nn.Embedding | None, classifier: nn.Linear, which: str) -> None:
+    """Tie a classifier's weight to tables of tokens.
+
+    Args:
+        source: table of the source's tokens.
+        target: table of the target's tokens; None in a model that reads none.
+        classifier: layer that gives the logits of the target's tokens.
+        which: ``none``; ``decoder``, the table of the target and the classifier are one weight; or ``all``, the table
+            of the source is the same weight, too.
+
+    Raises:
+        ValueError: their shapes differ, or there is no table of the target to tie to.
+    """
+    if which == "none":
+        return
+    tables = {"target": target, "source": source if which == "all" else None}
+    tied = {name: table for name, table in tables.items() if table is not None}
+    if not tied:
+        raise ValueError(f"tie_embeddings={which!r} needs a table of the target's tokens, and this model has none")
+    weights = {"classifier": classifier.weight, **{name: table.weight for name, table in tied.items()}}
+    if len({weight.shape for weight in weights.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(weight.shape)}" for name, weight in weights.items())
+        raise ValueError(f"tie_embeddings={which!r} needs weights of one shape, got {shapes}")
+    shared = list(weights.values())[-1]
+    for layer in (classifier, *tied.values()):
+        layer.weight = shared

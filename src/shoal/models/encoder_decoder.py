@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from shoal.models.attention import MultiHeadedAttention
 from shoal.models.cache import DecodingState, Overwritable, Slots, last_of
 from shoal.models.dropout import Dropout
-from shoal.models.embedding import GPTEmbedding
+from shoal.models.embedding import GPTEmbedding, tie
 from shoal.models.encoder import Encoder
 from shoal.models.gpt import PRACTICAL, Block, Extra, Variant
 from shoal.models.norms import new_norm
@@ -279,22 +279,3 @@ class EncoderDecoder(nn.Module):
         if last:
             outputs, fits = last_of(outputs, counts), last_of(fits, counts)  # (B, 1, D or 1)
         return self.classifier(outputs).masked_fill(~fits, math.nan), {**after, "lengths": slots.lengths}
-
-
-def tie(source: nn.Embedding, target: nn.Embedding, classifier: nn.Linear, which: str) -> None:
-    """Tie the weights of two embeddings and a classifier; see :class:`EncoderDecoder`.
-
-    Raises:
-        ValueError: their shapes differ.
-    """
-    if which == "none":
-        return
-    weights = {"target": target.weight, "classifier": classifier.weight}
-    if which == "all":
-        weights["source"] = source.weight
-    if len({weight.shape for weight in weights.values()}) > 1:
-        shapes = ", ".join(f"{name} {tuple(weight.shape)}" for name, weight in weights.items())
-        raise ValueError(f"tie_embeddings={which!r} needs weights of one shape, got {shapes}")
-    if which == "all":
-        target.weight = source.weight
-    classifier.weight = target.weight

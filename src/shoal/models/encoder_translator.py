@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shoal.models.embedding import GPTEmbedding
+from shoal.models.embedding import GPTEmbedding, tie
 from shoal.models.encoder import Encoder
 from shoal.models.gpt import Variant
 
@@ -22,8 +22,8 @@ from shoal.models.gpt import Variant
 class EncoderTranslator(nn.Module):
     """Encoder-only translator: embeddings, an encoder and a linear classifier at each position.
 
-    ``share_embeddings`` ties the classifier's weight to the source's embedding, which needs one vocabulary. ``variant``
-    holds the attributes of :class:`~shoal.models.gpt.Variant` by name; the homework's variant is
+    ``tie_embeddings`` is ``none``, or ``all`` to tie the classifier's weight to the source's embedding, which needs one
+    vocabulary. ``variant`` holds the attributes of :class:`~shoal.models.gpt.Variant` by name; the homework's is
     ``positions="learned"``, ``bias_ffn=True``. ``table_width`` is the width of the table of tokens where it differs.
 
     Attributes:
@@ -43,7 +43,7 @@ class EncoderTranslator(nn.Module):
         non_linearity: str = "relu",
         bias_attention: bool = True,
         bias_classifier: bool = True,
-        share_embeddings: bool = False,
+        tie_embeddings: str = "none",
         scale_embeddings: bool = False,
         table_width: int | None = None,
         **variant: Any,
@@ -65,12 +65,7 @@ class EncoderTranslator(nn.Module):
             embedding_size, num_heads, num_layers, multiplier, dropout, non_linearity, bias_attention, chosen
         )
         self.classifier = nn.Linear(embedding_size, vocabulary_size, bias=bias_classifier)
-        if share_embeddings:
-            if source_vocabulary_size != vocabulary_size:
-                raise ValueError(
-                    f"share_embeddings needs one vocabulary, got {source_vocabulary_size} and {vocabulary_size} tokens"
-                )
-            self.classifier.weight = self.source_embedding.tokens.weight
+        tie(self.source_embedding.tokens, None, self.classifier, tie_embeddings)
 
     def forward(
         self, source: Tensor, seen: Tensor, *, details: bool = False

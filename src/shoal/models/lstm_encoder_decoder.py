@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from shoal.models.attention import softmax_of_seen
 from shoal.models.cache import DecodingState, last_of
 from shoal.models.dropout import Dropout
-from shoal.models.encoder_decoder import tie
+from shoal.models.embedding import tie
 from shoal.models.lstm import LSTM, LSTMCell, State
 
 

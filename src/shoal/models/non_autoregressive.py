@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shoal.models.embedding import GPTEmbedding
+from shoal.models.embedding import GPTEmbedding, tie
 from shoal.models.encoder import Encoder
 from shoal.models.encoder_decoder import CrossDecoder
 from shoal.models.gpt import Variant
@@ -26,10 +26,10 @@ from shoal.models.gpt import Variant
 class NonAutoregressive(nn.Module):
     """Non-autoregressive encoder-decoder: logits of all tokens of a target, given its source alone.
 
-    ``share_embeddings`` ties the classifier's weight to the source's embedding, which needs one vocabulary. ``variant``
-    holds the attributes of :class:`~shoal.models.gpt.Variant` by name; its positions have a table, as places are all
-    that tells one token's prediction from another's. ``table_width`` is the width of the source's table of tokens where
-    it differs.
+    ``tie_embeddings`` is ``none``, or ``all`` to tie the classifier's weight to the source's embedding, which needs one
+    vocabulary. ``variant`` holds the attributes of :class:`~shoal.models.gpt.Variant` by name; its positions have a
+    table, as places are all that tells one token's prediction from another's. ``table_width`` is the width of the
+    source's table of tokens where it differs.
 
     Attributes:
         context_length: largest number of positions of a source and of a target.
@@ -50,7 +50,7 @@ class NonAutoregressive(nn.Module):
         padding_index: int | None = None,
         bias_attention: bool = True,
         bias_classifier: bool = True,
-        share_embeddings: bool = False,
+        tie_embeddings: str = "none",
         scale_embeddings: bool = False,
         table_width: int | None = None,
         **variant: Any,
@@ -69,12 +69,7 @@ class NonAutoregressive(nn.Module):
         self.encoder = Encoder(embedding_size, num_heads, num_encoder_layers, *inner)
         self.decoder = CrossDecoder(embedding_size, num_heads, num_decoder_layers, *inner)
         self.classifier = nn.Linear(embedding_size, vocabulary_size, bias=bias_classifier)
-        if share_embeddings:
-            if source_vocabulary_size != vocabulary_size:
-                raise ValueError(
-                    f"share_embeddings needs one vocabulary, got {source_vocabulary_size} and {vocabulary_size} tokens"
-                )
-            self.classifier.weight = self.source_embedding.tokens.weight
+        tie(self.source_embedding.tokens, None, self.classifier, tie_embeddings)
 
     def forward(
         self, source: Tensor, seen: Tensor, *, details: bool = False

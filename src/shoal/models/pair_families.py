@@ -5,7 +5,7 @@ classifier that is tied to an embedding counts as one.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -62,24 +62,15 @@ def build_encoder_decoder(config: "EncoderDecoderSettings", sizes: "Sizes") -> n
     assert config.num_encoder_layers is not None and config.num_decoder_layers is not None
     source_vocabulary_size, source_length = source_sizes(config, sizes)
     model = EncoderDecoder(
-        num_heads=config.num_heads,
         num_encoder_layers=config.num_encoder_layers,
         num_decoder_layers=config.num_decoder_layers,
-        embedding_size=config.embedding_size,
         vocabulary_size=sizes.vocabulary_size,
         sequence_length=sizes.sequence_length,
         source_vocabulary_size=source_vocabulary_size,
         source_length=source_length,
-        multiplier=config.multiplier,
-        dropout=config.dropout,
-        non_linearity=config.non_linearity,
         padding_index=sizes.padding_index,
-        bias_attention=config.bias,
-        bias_classifier=config.bias_classifier,
-        tie_embeddings=config.tie_embeddings,
-        scale_embeddings=config.scale_embeddings,
         table_widths=(sizes.source_table_width, sizes.table_width),
-        **variant_of(config),
+        **_of_transformer(config),
     )
     return initialised(model, config, default="torch")
 
@@ -89,23 +80,14 @@ def build_non_autoregressive(config: "NonAutoregressiveSettings", sizes: "Sizes"
     assert config.num_encoder_layers is not None and config.num_decoder_layers is not None
     source_vocabulary_size, source_length = source_sizes(config, sizes)
     model = NonAutoregressive(
-        num_heads=config.num_heads,
         num_encoder_layers=config.num_encoder_layers,
         num_decoder_layers=config.num_decoder_layers,
-        embedding_size=config.embedding_size,
         vocabulary_size=sizes.vocabulary_size,
         source_vocabulary_size=source_vocabulary_size,
         length=max(source_length, sizes.sequence_length),
-        multiplier=config.multiplier,
-        dropout=config.dropout,
-        non_linearity=config.non_linearity,
         padding_index=sizes.padding_index,
-        bias_attention=config.bias,
-        bias_classifier=config.bias_classifier,
-        share_embeddings=config.tie_embeddings == "all",
-        scale_embeddings=config.scale_embeddings,
         table_width=sizes.source_table_width,
-        **variant_of(config),
+        **_of_transformer(config),
     )
     return initialised(model, config, default="torch")
 
@@ -114,21 +96,12 @@ def build_encoder_translator(config: "EncoderTranslatorSettings", sizes: "Sizes"
     """Encoder-only translator of these settings and sizes."""
     source_vocabulary_size, source_length = source_sizes(config, sizes)
     model = EncoderTranslator(
-        num_heads=config.num_heads,
         num_layers=config.num_layers,
-        embedding_size=config.embedding_size,
         source_vocabulary_size=source_vocabulary_size,
         vocabulary_size=sizes.vocabulary_size,
         source_length=source_length,
-        multiplier=config.multiplier,
-        dropout=config.dropout,
-        non_linearity=config.non_linearity,
-        bias_attention=config.bias,
-        bias_classifier=config.bias_classifier,
-        share_embeddings=config.tie_embeddings == "all",
-        scale_embeddings=config.scale_embeddings,
         table_width=sizes.source_table_width,
-        **variant_of(config),
+        **_of_transformer(config),
     )
     return initialised(model, config, default="torch")
 
@@ -199,6 +172,22 @@ def count_non_autoregressive_tables(config: "NonAutoregressiveSettings", sizes: 
     rows, length = source_sizes(config, sizes)
     D, places = config.embedding_size, 2 * max(length, sizes.sequence_length) * (config.positions == "learned")
     return table_numbers(rows, D, sizes.source_table_width) + (1 + places) * D
+
+
+def _of_transformer(config: "TransformerOfSources") -> dict[str, Any]:
+    """Arguments that the transformers among these models share."""
+    return {
+        "num_heads": config.num_heads,
+        "embedding_size": config.embedding_size,
+        "multiplier": config.multiplier,
+        "dropout": config.dropout,
+        "non_linearity": config.non_linearity,
+        "bias_attention": config.bias,
+        "bias_classifier": config.bias_classifier,
+        "tie_embeddings": config.tie_embeddings,
+        "scale_embeddings": config.scale_embeddings,
+        **variant_of(config),
+    }
 
 
 def _blocks(config: "TransformerOfSources", num_layers: int) -> int:
