@@ -270,13 +270,14 @@ def test_a_law_without_a_best_use_is_shown_without_one(here, capsys, without_pic
 
 def test_clusters_widen_the_intervals(here, undrawn):
     frame = table(noise=0.02)
-    pl.concat([frame.with_columns(setting=pl.arange(pl.len()))] * 4).write_csv("runs.csv")
+    pl.concat([frame] * 4).with_row_index("one").write_csv("runs.csv")
     widths = []
-    for flags in ([], ["--group", "setting"]):
+    for flags in (["--group", "one"], []):
         assert fit("runs.csv", "--resamples", "60", "--out", "out", *flags) == 0
-        E = json.loads((here / "out" / "fit.json").read_text())["all_runs"]["estimates"]["alpha"]
-        widths.append(E["high"] - E["low"])
+        alpha = numbers(here / "out")["all_runs"]["estimates"]["alpha"]
+        widths.append(alpha["high"] - alpha["low"])
     assert widths[1] > 1.3 * widths[0]
+    assert numbers(here / "out")["all_runs"]["clusters"] == len(frame)
 
 
 GOOD = table(8).write_csv()

@@ -37,10 +37,15 @@ def check_columns(points: pl.DataFrame, names: Sequence[str]) -> None:
             raise UserError(f"row {bad[0] + 1}: {name} must be a finite number above 0, got {values[bad[0]]:g}")
 
 
-def clusters(points: pl.DataFrame, group: str | None) -> NDArray[np.int64]:
-    """Cluster of each point, numbered from 0; every point is its own cluster where ``group`` is ``None``."""
+def clusters(points: pl.DataFrame, group: str | None, setting: Sequence[str]) -> NDArray[np.int64]:
+    """Cluster of each point, numbered from 0: its value of ``group``, or its setting where ``group`` is ``None``.
+
+    Points of one setting, such as its seeds, share what sets the setting off from the law: drawn one by one they would
+    pass for independent, and intervals would be too narrow.
+    """
     if group is None:
-        return np.arange(len(points))
+        first = points.select(setting).with_row_index("place").select(pl.col("place").min().over(setting)).to_series()
+        return first.rank("dense").cast(pl.Int64).to_numpy() - 1
     if group not in points.columns:
         raise UserError(
             f"no column {group!r}: the columns are {' '.join(points.columns)}{nearest(group, points.columns)}"

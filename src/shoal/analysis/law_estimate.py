@@ -28,6 +28,7 @@ class Estimate:
         residuals: ``(runs,)``, logarithms of observed over predicted loss.
         form: form of the law, which names the fitted parameters.
         objective: the sum of the Huber losses.
+        clusters: number of clusters of runs that the resamples are drawn from.
         warnings: parameters that the runs do not determine, one line each.
     """
 
@@ -36,6 +37,7 @@ class Estimate:
     residuals: Array
     form: LawForm
     objective: float
+    clusters: int
     warnings: tuple[str, ...]
 
     @property
@@ -98,7 +100,8 @@ def estimate(points: PowerSum, form: LawForm, member: NDArray[np.int64], resampl
     resampled = law_of(points, bootstrap(points, member, resamples, seed))
     residuals = points.y - points.log_prediction(points.best)
     objective = points.delta * points.objective(points.best)[0]
-    return Estimate(law, resampled, residuals, form, objective, tuple(_warnings(points, form, law, resampled)))
+    warnings = tuple(_warnings(points, form, law, resampled))
+    return Estimate(law, resampled, residuals, form, objective, int(member.max()) + 1, warnings)
 
 
 def _warnings(points: PowerSum, form: LawForm, law: ScalingLaw, resampled: ScalingLaw) -> list[str]:

@@ -92,7 +92,7 @@ def fit_power_law(
         x: the column of the variable (parameters, width, equations), positive.
         y: the column of the loss, positive.
         saturating: fit ``a·x^(−b) + c`` with ``b ≥ 0`` and ``c > 0`` instead of ``a·x^b``.
-        group: the column of clusters, which are resampled whole.
+        group: the column of clusters, which are resampled whole; those of one ``x`` when not given.
         resamples: number of bootstrap resamples; 0 for none, and then the intervals are NaN.
         seed: seed of the resampling.
         delta: threshold of the Huber loss, in log residuals.
@@ -113,7 +113,7 @@ def fit_power_law(
         )
     problem = PowerSum.of(xs[:, None], ys, constant=saturating, delta=delta)
     law = _law(problem, problem.best)
-    resampled = _law(problem, bootstrap(problem, clusters(ordered, group), resamples, seed))
+    resampled = _law(problem, bootstrap(problem, clusters(ordered, group, [x]), resamples, seed))
     return PowerLawFit(law, resampled, len(ordered), tuple(_warnings(problem, law, resampled)))
 
 

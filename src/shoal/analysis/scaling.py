@@ -29,6 +29,7 @@ SMALLEST_DELTA = 1e-9  # below it the law no longer changes, and the objective n
 _FEW_VALUES = 5
 _ROUNDING = 1e-6  # share by which a product may leave the range of the runs
 _ROUNDS = 10
+_SETTING = ("parameters", "tokens")
 _MOST_OUTLIERS = 0.2  # share of the runs
 
 
@@ -45,6 +46,7 @@ class ScalingFit:
             ``score`` and ``outlier``.
         held_out: the error beyond the fitted compute; ``None`` where no runs could be held out.
         form: form of the law, which names the fitted parameters.
+        group: the column of clusters, which were resampled whole; ``None`` for runs of one N and D.
         warnings: warnings about the runs and the chosen estimate, one line each.
     """
 
@@ -54,6 +56,7 @@ class ScalingFit:
     runs: pl.DataFrame
     held_out: HeldOut | None
     form: LawForm
+    group: str | None
     warnings: tuple[str, ...]
 
     @property
@@ -98,7 +101,7 @@ def fit_scaling(
 
     Args:
         runs: one row per training run: ``parameters`` (N), ``tokens`` (D) and ``loss``, all positive.
-        group: the column of clusters, which are resampled whole.
+        group: the column of clusters, which are resampled whole; runs of one N and D when not given.
         resamples: number of bootstrap resamples; 0 for none, and then the intervals are NaN.
         seed: seed of the resampling.
         holdout: share of the runs, those of the largest compute, that the held-out error is taken over.
@@ -120,10 +123,10 @@ def fit_scaling(
     _check_spread(frame, form)
     all_runs = _points(frame, form)
     outlier, score, others = find_outliers(frame, all_runs, form)
-    every = estimate(all_runs, form, clusters(frame, group), resamples, seed)
+    every = estimate(all_runs, form, clusters(frame, group, _SETTING), resamples, seed)
     without = None
     if outlier.any():
-        without = estimate(others, form, clusters(frame.filter(~outlier), group), resamples, seed)
+        without = estimate(others, form, clusters(frame.filter(~outlier), group, _SETTING), resamples, seed)
     dropped = drop_outliers and without is not None
     used = frame.filter(~outlier) if dropped else frame
     held_out = hold_out(used, holdout, form)
@@ -137,7 +140,7 @@ def fit_scaling(
     residual = np.log(frame["loss"].to_numpy() / predicted)
     columns = {"predicted": predicted, "residual": residual, "score": score, "outlier": outlier}
     described = frame.with_columns(pl.Series(name, values) for name, values in columns.items()).sort("row")
-    return ScalingFit(every, without, dropped, described, held_out, form, warnings)
+    return ScalingFit(every, without, dropped, described, held_out, form, group, warnings)
 
 
 def find_outliers(frame: pl.DataFrame, all_runs: PowerSum, form: LawForm) -> tuple[NDArray[np.bool_], Array, PowerSum]:
@@ -208,10 +211,9 @@ def _too_few(frame: pl.DataFrame, form: LawForm) -> str:
     """
     if len(frame) <= form.parameters:
         return f"a law of {form.parameters} parameters needs at least {form.parameters + 1} runs, got {len(frame)}"
-    names = ("parameters", "tokens")
-    distinct = [count_distinct(frame[name].to_numpy()) for name in names]
+    distinct = [count_distinct(frame[name].to_numpy()) for name in _SETTING]
     fewest = 3 if form.parameters == 5 else 2
-    for name, values in zip(names, distinct, strict=True):
+    for name, values in zip(_SETTING, distinct, strict=True):
         if values < fewest:
             return (
                 f"the law needs {fewest} or more values of {name} that are at least 1 % apart, got {values}: "
@@ -249,7 +251,13 @@ def _run_warnings(used: pl.DataFrame) -> list[str]:
             f"log N and log D are collinear (correlation {correlation:.4f}): these runs cannot separate the effect of "
             "size from that of data"
         )
-    for name in ("parameters", "tokens"):
+    repeated = len(used) - used.n_unique([*_SETTING, "loss"])
+    if repeated:
+        out.append(
+            f"{repeated} of {len(used)} runs repeat the parameters, tokens and loss of another: runs that are listed "
+            "twice count twice"
+        )
+    for name in _SETTING:
         distinct = count_distinct(used[name].to_numpy())
         if distinct < _FEW_VALUES:
             out.append(f"only {distinct} values of {name} are 1 % apart or more: its exponent rests on few differences")

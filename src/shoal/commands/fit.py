@@ -24,7 +24,7 @@ _COLUMNS = {
     "tokens": "column of training tokens (tokens, D)",
     "flop": "column of training FLOP, from which D = C / (6 N) (training_flop, flop, flops, C)",
     "loss": "column of the loss (loss, L)",
-    "group": "column of clusters that are resampled whole, such as the seeds of one setting",
+    "group": "column of clusters that are resampled whole; default: runs of one N and D",
 }
 
 

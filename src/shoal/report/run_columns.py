@@ -110,18 +110,20 @@ def _in_units(records: Records, curves: pl.DataFrame) -> pl.DataFrame:
 def _hits(records: Records, curves: pl.DataFrame, thresholds: Sequence[float]) -> list[pl.DataFrame]:
     """First steps past each threshold: ``run`` and a column of steps, null where there is none yet.
 
-    One frame for each threshold and each measure that is the main one of some runs.
+    One frame for each threshold and each name of a measure that is the main one of some runs: the losses of several
+    tasks are measures of their own, and one column.
     """
-    hits = []
+    hits: dict[str, list[pl.DataFrame]] = {}
     for measure, runs in _shown_of(records).items():
         check_thresholds(thresholds, measure)
         of_measure = curves.filter(pl.col("run").is_in(runs))
         for threshold in thresholds:
             side: Literal["at least", "at most"] = "at least" if measure.higher_is_better else "at most"
             times = time_to(of_measure, f"valid_{measure.name}", threshold, side)
-            hit = pl.when("observed").then("time").alias(hit_column(measure, threshold))
-            hits.append(times.select("run", hit))
-    return hits
+            column = hit_column(measure, threshold)
+            hit = times.select("run", pl.when("observed").then("time").alias(column))
+            hits.setdefault(column, []).append(hit)
+    return [pl.concat(of_column) for of_column in hits.values()]
 
 
 def _shown_of(records: Records) -> dict[Measure, list[str]]:

@@ -119,7 +119,8 @@ def estimates_table(fit: ScalingFit, resamples: int) -> Table:
     )
     caption = (
         f"{_form(fit)}: N parameters, D training tokens, L loss. a = β/(α+β) and b = α/(α+β): the best N grows as C^a, "
-        f"the best D as C^b, with C = 6 N D. Intervals: percentile bootstrap, {resamples:,} resamples of the runs. "
+        f"the best D as C^b, with C = 6 N D. Intervals: percentile bootstrap, {resamples:,} resamples of "
+        f"{_drawn(fit)}. "
         f"Objective: the sum of the Huber losses (delta {fit.form.delta:g}) of the log residuals.{concluded}"
     )
     data = pl.concat(frame.with_columns(fitted_to=pl.lit(label)) for label, frame in frames.items())
@@ -237,7 +238,12 @@ def numbers(fit: ScalingFit, models: Sequence[tuple[float, float]] = ()) -> dict
             return None
         rows = {row.pop("quantity"): row for row in estimate.estimates().to_dicts()}
         finite = {name: _all_finite(row) for name, row in rows.items()}
-        return {"runs": estimate.runs, "objective": estimate.objective, "estimates": finite}
+        return {
+            "runs": estimate.runs,
+            "clusters": estimate.clusters,
+            "objective": estimate.objective,
+            "estimates": finite,
+        }
 
     errors = None if fit.held_out is None else fit.held_out.errors.to_dicts()
     form = {"tied": fit.form.tied, "irreducible": fit.form.irreducible, "delta": fit.form.delta}
@@ -275,6 +281,14 @@ def _range(low: float, high: float) -> str:
 
 def _all_finite(row: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in row.items()}
+
+
+def _drawn(fit: ScalingFit) -> str:
+    """Words for what the resamples are drawn from."""
+    if fit.every.clusters == fit.every.runs:
+        return "the runs"
+    together = "those of one N and D" if fit.group is None else "those of one value of the column of clusters"
+    return f"{fit.every.clusters:,} clusters of runs ({together} are drawn together)"
 
 
 def _form(fit: ScalingFit) -> str:

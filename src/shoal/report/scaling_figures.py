@@ -117,7 +117,7 @@ def best_use(fit: ScalingFit, budgets: list[float], resamples: int) -> Figure | 
     if not within.is_empty():
         area = alt.Chart(within).mark_area(fillOpacity=0.2, clip=True)
         layers.insert(0, area.encode(x, alt.Y("low:Q", scale=scale), alt.Y2("high"), colour))
-    bands = f"Bands: pointwise 95 % percentile intervals over {resamples:,} bootstrap resamples of the runs. "
+    bands = f"Bands: pointwise 95 % percentile intervals over {resamples:,} bootstrap resamples. "
     caption = (
         "The parameters and tokens of the smallest loss for a budget C = 6 N D, by the law fitted to "
         f"{fit.chosen.runs} runs. {bands if resamples else ''}Dotted: the largest compute of the runs; everything to "
