@@ -324,10 +324,10 @@ def test_forms_of_a_study_stand_beside_each_other_with_their_answers(lab, capsys
         lab.note_study("regularization", form.name, {**form.to_json(), "runs": lab.records().where(seed=seeds).ids})
     names = ["regularization-quick", "regularization-quick-seeds-2"]
     assert main(["report", *names, "--lab", str(lab.path)]) == 0
-    told = (lab.path / "reports/runs-by-form/report.md").read_text()
+    told = (lab.path / f"reports/runs-by-form-{'-'.join(names)}/report.md").read_text()
     assert all(f"{name}: With the weight decay" in told for name in names)
     assert main(["report", names[0], "--by", "weight_decay", "--lab", str(lab.path)]) == 0
-    assert (lab.path / "reports/runs-by-weight_decay/index.html").exists()
+    assert (lab.path / f"reports/runs-by-weight_decay-{names[0]}/index.html").exists()
 
 
 @pytest.mark.parametrize(

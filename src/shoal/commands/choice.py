@@ -1,6 +1,8 @@
 """Flags that choose some of the runs of a lab: by settings, state, tag and group."""
 
 import argparse
+import hashlib
+import re
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 # those of shoal.lab.records, which would take seconds to import for --help
 STATES = "waiting running interrupted left done diverged damaged"
 _NAMES = ("state", "tag", "group")
+_LONGEST = 80  # signs of the name of a page
 
 
 def add_choice(parser: Parser) -> None:
@@ -35,6 +38,22 @@ def flags_of_choice(options: argparse.Namespace, names: Sequence[str] = _NAMES) 
 
     given = [[f"--{name}", *values] for name in names if (values := getattr(options, name))]
     return shlex.join([*(word for flag in given for word in flag), *as_short_flags(read_values(options))])
+
+
+def page_name(base: str, options: argparse.Namespace) -> str:
+    """Name of a page of the runs that ``what`` and flags choose: ``base`` and what was chosen.
+
+    Pages of other runs stand beside each other: a page is written again by the same words and flags alone.
+
+    >>> from argparse import Namespace
+    >>> page_name("runs", Namespace(what=["first"], state=["done"], tag=None, group=None, settings=[]))
+    'runs-first-state-done'
+    """
+    chosen = " ".join([*options.what, flags_of_choice(options)]).strip()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{base} {chosen}".strip().replace("--", "").replace("..", "-"))
+    if len(name) > _LONGEST or not chosen.isascii():  # what is lost of it may be all that sets it off from another
+        name = f"{name[:_LONGEST].rstrip('-')}-{hashlib.sha256(chosen.encode()).hexdigest()[:8]}"
+    return name
 
 
 def unmatched(records: "Records", options: argparse.Namespace) -> list[str]:

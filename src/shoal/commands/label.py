@@ -44,6 +44,7 @@ def run(options: Options) -> int:
     lab, flags = Lab(options.lab), flags_of_choice(options, _CHOOSING)
     if not options.runs and not flags:
         refuse_unread(options, "label without a run, or a flag that chooses some, lists all labels and", "lab")
+        lab.check_there()
         return _print(lab, lab.labels())
     # a group that is named is labelled itself, where no flag chooses from its runs
     groups = [] if flags else [word for word in options.runs if word in lab.labels().groups]

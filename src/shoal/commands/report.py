@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from shoal.commands.choice import add_choice, choose, flags_of_choice, unmatched
+from shoal.commands.choice import add_choice, choose, flags_of_choice, page_name, unmatched
 from shoal.commands.parsing import Options, Parser, add_lab
 from shoal.errors import UserError
 from shoal.output import say
@@ -16,7 +16,9 @@ def arguments(parser: Parser) -> None:
     about = "a study or a reproduction, or ids or names of runs or groups; all runs when not given"
     parser.add_argument("what", nargs="*", metavar="STUDY-OR-RUNS", help=about)
     add_lab(parser)
-    parser.flag("name", help="name of a report of runs; default runs, of a group runs-GROUP, with --by runs-by-AXIS")
+    parser.flag(
+        "name", help="name of a report of runs; default runs, or with --by runs-by-AXIS, and what chooses the runs"
+    )
     parser.flag(
         "by",
         nargs="+",
@@ -84,8 +86,8 @@ def _report_runs(options: argparse.Namespace) -> int:
 
     lab = Lab(options.lab)
     groups = lab.labels().groups
-    of_group = f"-{options.what[0]}" if len(options.what) == 1 and options.what[0] in groups else ""
-    folder = lab.report_folder(f"runs{of_group}" if options.name is None else check_own_name(options.name, lab))
+    default = page_name("runs", options)
+    folder = lab.report_folder(default if options.name is None else check_own_name(options.name, lab))
     records = lab.records(options.what or None)
     unreadable = lab.unreadable() if not options.what or {*options.what} & {*groups} else []
     if len(records) == 0:

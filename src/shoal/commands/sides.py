@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from shoal.commands.choice import choose, flags_of_choice, unmatched
+from shoal.commands.choice import choose, flags_of_choice, page_name, unmatched
 from shoal.commands.parsing import Options
 from shoal.errors import UserError
 
@@ -57,7 +57,8 @@ def report_by(options: Options, is_of_studies: bool) -> int:
     sides = _of_studies(labs, options) if is_of_studies else _of_runs(labs, options)
     joined = Results.joined(sides.results, sides.column) if sides.column else next(iter(sides.results.values()))
     grid = own_grid(joined, _axes(options, sides.column), options.threshold, options.stay)
-    folder = lab.report_folder(options.name or "-".join(["runs", "by", *(axis.column for axis in grid.axes)]))
+    default = page_name("-".join(["runs", "by", *(axis.column for axis in grid.axes)]), options)
+    folder = lab.report_folder(options.name or default)
     check_drawing()
     report = report_own_grid(grid, sides.results, _command(options), [*sides.unreadable, *sides.notes], sides.sections)
     show_report(report, folder)
@@ -74,14 +75,12 @@ def _axes(options: Options, column: str) -> list[str]:
 def _labs(lab: "Lab", options: Options) -> "dict[str, Lab]":
     """One lab, or two by the names of their folders, or by their paths where these are the same."""
     from shoal.lab import Lab
-    from shoal.lab.files import is_there
 
     if options.other_lab is None:
         return {lab.path.name: lab}
     other = Lab(options.other_lab)
     for one in (lab, other):
-        if not is_there(one.path):
-            raise UserError(f"there is no lab {one.path}")
+        one.check_there()
     if other.path.resolve() == lab.path.resolve():
         raise UserError(f"--other-lab {options.other_lab} is the lab of --lab {options.lab}; name another")
     names = (lab.path.resolve().name, other.path.resolve().name)

@@ -93,22 +93,24 @@ def _frame(
 
 
 def _print_raw(options: argparse.Namespace, records: "Records", damage: "Collection[str]") -> None:
-    from shoal.report.run_columns import find_column, to_csv, to_json
+    from shoal.report.run_columns import find_column, hits_in, to_csv, to_json
 
     frame, titles = _frame(options, records, damage)
     if options.columns:
         columns = [find_column(name, frame.columns, titles) for name in options.columns]
-        frame = frame.select(list(dict.fromkeys(columns)))
+        frame = frame.select(list(dict.fromkeys([*columns, *hits_in(frame.columns, options.threshold or ())])))
     print((to_csv if options.csv else to_json)(frame), end="")
 
 
 def _chosen_columns(options: argparse.Namespace, records: "Records", damage: "Collection[str]") -> "Table":
-    from shoal.report.run_columns import find_column, to_table
+    from shoal.report.run_columns import find_column, hits_in, to_table
 
     frame, titles = _frame(options, records, damage)
     asked = [*([] if "run" in options.columns else ["run"]), *options.columns]  # a row says whose it is
     columns = [find_column(name, frame.columns, titles) for name in asked]
-    return to_table(frame, columns, asked, records.measures())
+    hits = [name for name in hits_in(frame.columns, options.threshold or ()) if name not in columns]
+    header = [*asked, *(titles.get(name, name) for name in hits)]
+    return to_table(frame, [*columns, *hits], header, records.measures())
 
 
 def _arranged(table: "Table", options: argparse.Namespace, records: "Records", damage: "Collection[str]") -> "Table":

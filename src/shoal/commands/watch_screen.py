@@ -137,10 +137,7 @@ def _run_table(
 ) -> list[Text]:
     measure = runs[0][0].measures.shown
     differing = _differing([run for _, run in runs])
-    last = {
-        split: [_value(_last(cohort, run, f"{split}_{cohort.measures.shown.name}")) for cohort, run in runs]
-        for split in SPLITS
-    }
+    last = {split: [_last_value(cohort, run, split, measure) for cohort, run in runs] for split in SPLITS}
     columns = [
         Column("run", [_called(run.run, names) for _, run in runs], is_right=False),
         *(Column(name, [_setting(name, run) for _, run in runs], name="setting") for name in differing),
@@ -255,6 +252,14 @@ def _median(cohort: SeenCohort, column: str) -> Curve:
 def _last(cohort: SeenCohort, run: SeenRun, column: str) -> tuple[float | None, Measure]:
     curve = _curve(cohort, column, run.run)
     return (curve[-1][1] if curve else None), cohort.measures[column]
+
+
+def _last_value(cohort: SeenCohort, run: SeenRun, split: str, measure: Measure) -> str:
+    """Last value of the main measure of a run's task, with its symbol where the column is headed by another's."""
+    shown = cohort.measures.shown
+    value = _value(_last(cohort, run, f"{split}_{shown.name}"))
+    symbol = shown.symbol_of(split)
+    return value if value == NOTHING or symbol == measure.symbol_of(split) else f"{symbol} {value}"
 
 
 def _value(found: tuple[float | None, Measure]) -> str:

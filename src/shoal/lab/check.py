@@ -104,8 +104,8 @@ def _mark(path: Path) -> Iterator[Finding]:
     elif is_there(path / "cohorts"):
         yield Finding(f"{mark} is missing", partial(_write_mark, path))
     else:
-        Lab(path)  # raises what is to be said where there is something else
-        raise UserError(f"there is no lab {path}")
+        Lab(path).check_there()  # raises what is to be said where there is something else, or nothing
+        raise UserError(f"lab {path} holds no runs")
 
 
 def _copies(path: Path) -> Iterator[Finding]:

@@ -115,6 +115,13 @@ class Lab:
         absent = [] if surveyed.unknown else labels.absent({*surveyed.index, *deleted_runs(self.path)})
         return [*surveyed.unknown, *surveyed.copies, *labels.damage.values(), *absent]
 
+    def check_there(self) -> None:
+        """Raise :class:`LabError` where there is no folder of the lab; names the labs beside it."""
+        if not is_there(self.path):
+            beside = sorted(path.parent.name for path in self.path.absolute().parent.glob(f"*/{MARK}"))
+            near = f"; labs beside it: {' '.join(beside[:MOST_NAMED])}" if beside else "; training makes one"
+            raise LabError(f"there is no lab {self.path}{near}{nearest(self.path.name, beside)}")
+
     def runs(self) -> list[str]:
         """Ids of all runs, oldest cohort first."""
         return list(self.index())
@@ -128,10 +135,8 @@ class Lab:
         Raises:
             LabError: a run is not in the lab; or all are asked for of a folder that is not there.
         """
-        if runs is None and not is_there(self.path):
-            beside = sorted(path.parent.name for path in self.path.absolute().parent.glob(f"*/{MARK}"))
-            near = f"; labs beside it: {' '.join(beside[:MOST_NAMED])}" if beside else "; training makes one"
-            raise LabError(f"there is no lab {self.path}{near}{nearest(self.path.name, beside)}")
+        if runs is None:
+            self.check_there()
         surveyed = self.survey()
         index = surveyed.index
         if runs is None:
