@@ -33,6 +33,22 @@ def check_numbers(frame: pl.DataFrame, names: Iterable[str]) -> None:
             raise UserError(f"column {name!r} must hold numbers, it holds {kind}")
 
 
+def check_plain(frame: pl.DataFrame, names: Iterable[str]) -> None:
+    """Raise :class:`UserError` naming the first of ``names`` whose cells are lists or structures, not single values."""
+    names = list(names)
+    check_columns(frame, names)
+    for name in names:
+        if (kind := frame.schema[name]).is_nested():
+            raise UserError(f"column {name!r} must hold numbers, words or booleans, it holds {kind}")
+
+
+def check_distinct(names: Sequence[str]) -> None:
+    """Raise :class:`UserError` where a column is named for two things."""
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"column {name!r} is named for two things; each needs a column of its own")
+
+
 def check_values(frame: pl.DataFrame, name: str, right: pl.Expr, allowed: str) -> None:
     """Raise :class:`UserError` naming the first row, counted from 1, in which ``right`` is not true of ``name``."""
     wrong = frame.select(place=pl.int_range(pl.len()).filter(~right.fill_null(False)))["place"]
@@ -87,12 +103,21 @@ def is_count(name: str) -> pl.Expr:
 
 def rows_with(frame: pl.DataFrame, column: str, values: Sequence[Any]) -> pl.DataFrame:
     """Rows that have one of ``values`` in ``column``; :class:`UserError` where no row has one of them."""
-    check_columns(frame, [column])
+    check_plain(frame, [column])
+    cells = frame[column].to_list()
+    chosen = [False] * len(cells)
     for value in values:
-        if value not in frame[column]:
-            known = [str(name) for name in frame[column].unique(maintain_order=True)]
+        rows = [_same(cell, value) for cell in cells]
+        if not any(rows):
+            known = [str(name) for name in dict.fromkeys(cells)]
             raise UserError(f"no run has {column}={value!r}: one of {' '.join(known)}{nearest(str(value), known)}")
-    return frame.filter(pl.col(column).is_in(list(values)))
+        chosen = [before or now for before, now in zip(chosen, rows, strict=True)]
+    return frame.filter(pl.Series(chosen, dtype=pl.Boolean))
+
+
+def _same(cell: Any, value: Any) -> bool:
+    """Return True for equal values of one kind: True is not 1."""
+    return isinstance(cell, bool) == isinstance(value, bool) and bool(cell == value)
 
 
 def groups(frame: pl.DataFrame, by: Names) -> list[tuple[pl.DataFrame, pl.DataFrame]]:
@@ -101,7 +126,7 @@ def groups(frame: pl.DataFrame, by: Names) -> list[tuple[pl.DataFrame, pl.DataFr
     The key holds the columns of ``by``; without names all rows are one group. A frame without rows has no groups.
     """
     names = as_names(by)
-    check_columns(frame, names)
+    check_plain(frame, names)
     if frame.is_empty():
         return []
     if not names:

@@ -97,7 +97,9 @@ def _valued(runs: pl.DataFrame, metric: Metric, setting: str, pair: str) -> pl.D
     observed = pl.lit(True) if metric.observed is None else pl.col(metric.observed)
     measured = pl.col(metric.column).is_not_null() & pl.col(metric.column).cast(pl.Float64).is_not_nan()
     ended = has_outcome(runs, metric.observed is not None and observed)
-    known = runs.filter(measured, ended).with_columns(pl.col(metric.column).alias("time"), observed.alias("observed"))
+    value = pl.col(metric.column)
+    value = value.cast(pl.Float64) if runs.schema[metric.column].is_decimal() else value
+    known = runs.filter(measured, ended).with_columns(value.alias("time"), observed.alias("observed"))
     is_half = pl.len().over(pair) < 2
     halves, complete, horizon = known.filter(is_half), known.filter(~is_half), None  # halves must not move the horizon
     if metric.observed is not None:

@@ -19,13 +19,14 @@ Crowley 1982 for the interval of the median; Wilson 1927 for that of a rate.
 """
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy import stats
 
-from shoal.analysis.columns import Names, beside, groups
+from shoal.analysis.columns import Names, as_names, beside, groups
 from shoal.analysis.times import FINISHED, check_horizon, check_times
 
 _TAIL = 0.025  # outside each end of an interval
@@ -83,7 +84,12 @@ def kaplan_meier(times: pl.DataFrame, by: Names = ()) -> pl.DataFrame:
     """
     times = check_times(times)
     parts = [beside(key, _curve(outlasting(group, times["time"].max()))) for key, group in groups(times, by)]
-    return pl.concat(parts) if parts else pl.DataFrame()
+    return pl.concat(parts) if parts else _without_rows(times, by, {"step": times.schema["time"]} | _CURVE)
+
+
+def _without_rows(times: pl.DataFrame, by: Names, columns: Mapping[str, Any]) -> pl.DataFrame:
+    """Table without rows, for times without rows: the columns of ``by`` and these, by their kinds."""
+    return pl.DataFrame(schema={**{name: times.schema[name] for name in as_names(by)}, **columns})
 
 
 def outlasting(group: pl.DataFrame, last: Any = None) -> pl.DataFrame:
@@ -185,11 +191,17 @@ def survival_summary(times: pl.DataFrame, by: Names = (), horizon: float | None 
             "restricted_mean_high": mean_high,
         }
         rows.append(beside(key, pl.DataFrame([row], schema_overrides=_SUMMARY)))
-    return pl.concat(rows) if rows else pl.DataFrame()
+    return pl.concat(rows) if rows else _without_rows(times, by, _SUMMARY)
 
 
-_SUMMARY = {"fell_back": pl.Int64, "horizon": pl.Float64} | {
-    f"{name}{end}": pl.Float64 for name in ("rate", "median", "restricted_mean") for end in ("", "_low", "_high")
+_CURVE = dict.fromkeys(("survival", "low", "high"), pl.Float64) | dict.fromkeys(
+    ("at_risk", "events", "censored"), pl.Int64
+)
+_SUMMARY = {
+    **dict.fromkeys(("N", "generalised", "fell_back", "diverged", "unfinished", "censored"), pl.Int64),
+    **dict.fromkeys(("rate", "rate_low", "rate_high", "median", "median_low", "median_high", "horizon"), pl.Float64),
+    "restricted": pl.Boolean,
+    **dict.fromkeys(("restricted_mean", "restricted_mean_low", "restricted_mean_high"), pl.Float64),
 }
 
 

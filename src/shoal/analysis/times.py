@@ -37,7 +37,7 @@ def check_times(times: pl.DataFrame, time: str = "time", observed: str = "observ
     """Check of times, which every function that uses them makes first.
 
     Args:
-        times: a column of times and one of event indicators, named below, and perhaps ``state``.
+        times: a column of times and one of event indicators, named below, and perhaps ``state`` and ``fell_back``.
         time: name of the column of times, numbers from 0 to 10^15, whose squares can be added.
         observed: name of the column that is false where a time is censored; booleans, or 0 and 1.
 
@@ -52,14 +52,22 @@ def check_times(times: pl.DataFrame, time: str = "time", observed: str = "observ
     times = times.with_columns(pl.col(name).cast(pl.Int64) for name in (time, observed) if times[name].dtype == pl.Null)
     check_numbers(times, [time])
     check_values(times, time, is_count(time) & (pl.col(time) <= LATEST), "a finite number of at least 0, up to 10^15")
-    kind = times.schema[observed]
-    if not (kind == pl.Boolean or kind.is_numeric()):
-        raise UserError(f"column {observed!r} must hold true and false, or 1 and 0; it holds {kind}")
-    check_values(times, observed, pl.col(observed).cast(pl.Float64).is_in([0.0, 1.0]), "true or false, or 1 or 0")
+    check_flags(times, observed)
     times = check_states(times)
+    if "fell_back" in times.columns:
+        check_flags(times, "fell_back", null=True)
     if times.schema[time].is_decimal():
         times = times.with_columns(pl.col(time).cast(pl.Float64))
     return times.with_columns(pl.col(observed).cast(pl.Boolean))
+
+
+def check_flags(frame: pl.DataFrame, name: str, null: bool = False) -> None:
+    """Raise :class:`UserError` naming the first row that holds neither true or false, nor 1 or 0 (nor null)."""
+    kind = frame.schema[name]
+    if not (kind == pl.Boolean or kind.is_numeric() or (null and kind == pl.Null)):
+        raise UserError(f"column {name!r} must hold true and false, or 1 and 0; it holds {kind}")
+    is_flag = pl.col(name).cast(pl.Float64).is_in([0.0, 1.0])
+    check_values(frame, name, (pl.col(name).is_null() & null) | is_flag, "true or false, or 1 or 0")
 
 
 def check_horizon(horizon: Any) -> None:

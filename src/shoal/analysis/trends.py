@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from shoal.analysis.blocks import Blocks, Rows, comparable
-from shoal.analysis.columns import Names, as_names, check_columns, check_draws, check_numbers, rows_with
+from shoal.analysis.columns import (
+    Names,
+    as_names,
+    check_columns,
+    check_distinct,
+    check_draws,
+    check_numbers,
+    rows_with,
+)
 from shoal.analysis.ranks import DRAWS, permutation_p, rank_correlation
 from shoal.errors import UserError
 
@@ -237,9 +245,10 @@ def usable(frame: pl.DataFrame, x: str, y: str, unit: Names, within: Names, log2
     """Runs whose ``x`` and ``y`` are finite numbers, in an order that does not depend on that of the frame.
 
     Raises:
-        UserError: a column is unknown, or x has no logarithm, which ``log2`` takes.
+        UserError: a column is unknown or named twice, or x has no logarithm, which ``log2`` takes.
     """
     names = [*as_names(unit), *as_names(within)]
+    check_distinct([x, y, *names])
     check_numbers(frame, [x, y])
     check_columns(frame, names)
     finite = [pl.col(name).cast(pl.Float64).is_finite().fill_null(False) for name in (x, y)]
