@@ -145,10 +145,11 @@ def extrema(curves: pl.DataFrame, t_max: int | None = None, measures: Measures =
     Returns:
         One row per run: the best values under their names, the step of each as ``t_`` and the name, and ``last_step``,
         the last evaluated step. For each measure ``delay_`` and its name (Δt), in steps: ``delay_loss`` and so on.
+        Null where a quantity is NaN at all evaluations of a run: one such run says nothing of the others.
 
     Raises:
-        UserError: ``t_max`` is no such number, the curves are none (see :func:`shoal.analysis.columns.check_curves`),
-            or a column of a run is NaN throughout.
+        UserError: ``t_max`` is no such number, or the curves are none (see
+            :func:`shoal.analysis.columns.check_curves`).
     """
     _check_t_max("t_max", t_max)
     names = {f"{split}_{measure.name}": measure for measure in measures.recorded for split in _SPLITS}
@@ -158,14 +159,15 @@ def extrema(curves: pl.DataFrame, t_max: int | None = None, measures: Measures =
     for (run,), curve in chosen.sort("step").group_by("run", maintain_order=True):
         row: dict[str, Any] = {"run": run}
         for name, measure in names.items():
-            row[name], row[f"t_{name}"] = first_best(
-                curve[name].cast(pl.Float64).to_list(),
-                curve["step"].to_list(),
-                loss=not measure.higher_is_better,
-                what=f"{name} of run {run}",
+            known = curve.select("step", pl.col(name).cast(pl.Float64)).filter(pl.col(name).is_not_nan())
+            row[name], row[f"t_{name}"] = (
+                first_best(known[name].to_list(), known["step"].to_list(), loss=not measure.higher_is_better)
+                if len(known)
+                else (None, None)
             )
         for measure in measures.recorded:
-            row[f"delay_{measure.name}"] = row[f"t_valid_{measure.name}"] - row[f"t_train_{measure.name}"]
+            first, last = (row[f"t_{split}_{measure.name}"] for split in SPLITS)
+            row[f"delay_{measure.name}"] = None if first is None or last is None else last - first
         rows.append({**row, "last_step": curve["step"][-1]})
     best = {column: kind for name in names for column, kind in ((name, pl.Float64), (f"t_{name}", pl.Int64))}
     delays = [f"delay_{measure.name}" for measure in measures.recorded]

@@ -5,6 +5,7 @@ The width of a file without one is that of most of its first lines. A line is sp
 have spaces in it, as some of GloVe's do.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
@@ -17,12 +18,14 @@ from shoal.errors import UserError
 
 _FIRST = 50  # lines that say how many values a line has
 _SHOWN = 40  # bytes of a value in an error
+_DIGITS = 18  # of a number in a header
+_NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 
 
 def header_of(line: bytes) -> tuple[int, int] | None:
     """Numbers of words and of values that a header has; None for another line."""
     fields = line.split()
-    if len(fields) != 2 or not all(field.isdigit() for field in fields):
+    if len(fields) != 2 or not all(field.isdigit() and len(field) <= _DIGITS for field in fields):
         return None
     words, width = map(int, fields)
     return (words, width) if words and width else None
@@ -105,19 +108,20 @@ def _is_fraction(part: bytes) -> bool:
 
 
 def _is_number(part: bytes) -> bool:
+    return _NUMBER.fullmatch(part) is not None  # float() reads 1_0, too
+
+
+def _float(field: bytes) -> float | None:
     try:
-        float(part)
+        return float(field)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _row(fields: Sequence[bytes], place: str, name: str) -> Rows:
     row = np.empty(len(fields), np.float32)
     for column, field in enumerate(fields):
-        try:
-            value = float(field)
-        except ValueError:
-            raise UserError(f"{name} has {field[:_SHOWN]!r} in {place}, where a number should be") from None
+        if b"_" in field or (value := _float(field)) is None:
+            raise UserError(f"{name} has {field[:_SHOWN]!r} in {place}, where a number should be")
         row[column] = value if abs(value) < 3.4e38 else np.inf if value == value else np.nan
     return row

@@ -28,6 +28,8 @@ def files_of(folder: str) -> list[Path]:
     for there, name in ((tokenizer.is_file(), "tokenizer.json"), (bool(tensors), "*.safetensors")):
         if not there:
             raise UserError(f"{printable(folder)} is a folder without {name}, which a model's embeddings are read from")
+    if others := [file for file in tensors if not file.is_file()]:
+        raise UserError(f"{printable(str(others[0]))} is not a regular file")
     return [tokenizer, *tensors]
 
 

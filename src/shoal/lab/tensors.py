@@ -1,23 +1,21 @@
 """Tensors on disk: safetensors files that carry a checksum of all they hold."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from shoal.errors import LabError
 from shoal.lab.files import LARGEST_TENSORS, check_own, check_size, write
+from shoal.models.tensor_digest import KEY, digest_of
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and metadata to a safetensors file, with a SHA-256 of both in its header."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {**metadata, "sha256": _digest(on_cpu, metadata)}
+    header = {**metadata, KEY: digest_of(on_cpu, metadata)}
     write(path, save(on_cpu, metadata=header))
 
 
@@ -42,21 +40,12 @@ def load_tensors(path: Path, like: Mapping[str, Tensor] | None = None) -> tuple[
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:  # also of mapping it
         raise LabError(f"{path} is damaged: {str(error) or 'it needs more memory than there is'}") from None
-    expected = header.pop("sha256", None)
-    if expected != _digest(tensors, header):
+    expected = header.pop(KEY, None)
+    if expected != digest_of(tensors, header):
         raise LabError(f"{path} is damaged: its checksum does not match its content")
     if like is not None:
         check_like(path, tensors, like)
     return tensors, header
-
-
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def check_like(path: Path, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ adapter is never put on another base. It is read once in a process and shared by
 import copy
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from shoal.errors import UserError
 from shoal.models.checkpoints import CONFIG, read_gpt2
 from shoal.models.families_of_bases import part_of
 from shoal.models.hub import located_model
+from shoal.models.tensor_digest import KEY, digest_of
 
 if TYPE_CHECKING:
     from shoal.models.settings import ModelSettings
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 DESCRIBED = "described"  # entry of the metadata of a merged model
 _HELD: dict[tuple[str, int, int], "Base"] = {}
 _MOST_HELD = 4
+_LEAST_NUMBERS = 2**20  # up to which a setting may be larger than the number of parameters, as a length may
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,12 @@ def read_base(path: str) -> Base:
         about = file.stat()
     except OSError as error:
         raise UserError(f"base {path} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(about.st_mode):
+        raise UserError(f"base {path} cannot be read: {file} is not a regular file")
     stamp = (str(place.absolute()), about.st_mtime_ns, about.st_size)
     if stamp not in _HELD:
         described, tensors = read_gpt2(place) if place.is_dir() else _read_kept(place)
+        check_tensors(described, tensors, path)
         while len(_HELD) >= _MOST_HELD:
             del _HELD[next(iter(_HELD))]
         _HELD[stamp] = Base(described, tensors, key_of(described, tensors))
@@ -98,26 +104,61 @@ def key_of(described: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read_kept(path: Path) -> tuple[str, dict[str, Tensor]]:
-    """Description and tensors of a kept model, by the settings of its run in its metadata; or of a merged one."""
+    """Description and tensors of a kept model, by the settings of its run in its metadata; or of a merged one.
+
+    Raises:
+        UserError: it is none, or is not as it was written.
+    """
     from shoal.spec import RunSpec
 
     try:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        if metadata.pop(KEY) != digest_of(tensors, metadata):
+            raise UserError(f"base {path} is damaged: its checksum does not match its content")
         if DESCRIBED in metadata:
-            part_of(metadata[DESCRIBED])
             return metadata[DESCRIBED], tensors
-        spec = RunSpec.restored(json.loads(metadata["spec"]))
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        dump = json.loads(metadata["spec"])
+        if not isinstance(dump, dict):
+            raise ValueError("its metadata hold no settings of a run")
+        spec = RunSpec.restored(dump)
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"base {path} is damaged: {' '.join(str(error).split())}") from None
     except KeyError:
-        raise UserError(f"base {path} is no kept model of a lab: its metadata name no run") from None
+        raise UserError(f"base {path} is no kept model of a lab: its metadata have no run or no checksum") from None
     if spec.model == "finetuned":
         raise UserError(
             f"base {path} is an adapter on a base of its own, and no model: fine-tune that, or a file of shoal merge"
         )
     return describe(spec.model, spec.model_part, spec.sizes()), tensors
+
+
+def check_tensors(described: str, tensors: Mapping[str, Tensor], path: str) -> None:
+    """Check that tensors are finite, and those of the model that is described.
+
+    Raises:
+        UserError: names the first tensor that is missing, is not the model's, or has another shape or other values.
+    """
+    part, sizes = part_of(described)
+    numbers = sum(tensor.numel() for tensor in tensors.values())
+    # before it is built: what is described may be larger than any memory
+    for name, value in {**part.as_json, **vars(sizes)}.items():
+        if type(value) is int and value > max(numbers, _LEAST_NUMBERS):
+            raise UserError(f"base {path} is damaged: it has {numbers:,} numbers, and {name}={value}")
+    with torch.device("meta"):  # names and shapes, without the numbers
+        wanted = part.build(sizes).state_dict()
+    for name in [*wanted, *tensors]:
+        if name not in tensors or name not in wanted:
+            lack = "lacks" if name in wanted else "has, beside those of its model,"
+            raise UserError(f"base {path} {lack} tensor {name}")
+        if tensors[name].shape != wanted[name].shape or tensors[name].dtype != wanted[name].dtype:
+            raise UserError(
+                f"base {path} has tensor {name} of shape {tuple(tensors[name].shape)} and type {tensors[name].dtype}; "
+                f"its model needs {tuple(wanted[name].shape)} and {wanted[name].dtype}"
+            )
+        if tensors[name].is_floating_point() and not tensors[name].isfinite().all():
+            raise UserError(f"base {path} has values in tensor {name} that are not finite")
 
 
 def describe(model: str, part: "ModelSettings", sizes: "Sizes") -> str:

@@ -14,11 +14,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from shoal.errors import UserError
-from shoal.models.families_of_bases import GPT2Settings, sizes_of
+from shoal.models.families_of_bases import GPT2Settings, is_size, sizes_of
 
 CONFIG = "config.json"
 ACTIVATIONS = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
 _PLAIN = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
+_SIZES = ("n_embd", "n_layer", "n_head", "vocab_size", "n_positions")
+_LARGEST = 2**24  # of a size: GPT-2's vocabulary has 50,257 tokens
 _IGNORED = (".attn.bias", ".attn.masked_bias")  # causal masks of older checkpoints
 
 
@@ -31,12 +33,12 @@ def read_gpt2(folder: Path) -> tuple[str, dict[str, Tensor]]:
     from shoal.models.bases import describe
 
     config = _config(folder / CONFIG)
-    width, layers = int(config["n_embd"]), int(config["n_layer"])
+    width, layers = config["n_embd"], config["n_layer"]
     is_tied = bool(config.get("tie_word_embeddings", True))
     part = GPT2Settings(
         num_layers=layers,
         embedding_size=width,
-        num_heads=int(config["n_head"]),
+        num_heads=config["n_head"],
         multiplier=(config.get("n_inner") or 4 * width) / width,
         non_linearity=ACTIVATIONS[config.get("activation_function", "gelu_new")],
         norm_position="pre",
@@ -46,7 +48,7 @@ def read_gpt2(folder: Path) -> tuple[str, dict[str, Tensor]]:
         share_embeddings=is_tied,
         dropout_at="everywhere",
     )
-    sizes = sizes_of(vocabulary_size=int(config["vocab_size"]), sequence_length=int(config["n_positions"]))
+    sizes = sizes_of(vocabulary_size=config["vocab_size"], sequence_length=config["n_positions"])
     tensors = _renamed(_tensors(folder), layers, is_tied)
     return describe(GPT2Settings.name, part, sizes), tensors
 
@@ -59,20 +61,32 @@ def _config(path: Path) -> dict[str, Any]:
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "gpt2":
         raise UserError(f"{path} is of architecture {kind!r}; gpt2 can be read")
-    lacking = [name for name in ("n_embd", "n_layer", "n_head", "vocab_size", "n_positions") if name not in config]
-    if lacking:
-        raise UserError(f"{path} has no {lacking[0]}")
+    _check_sizes(path, config)
     for name, value in _PLAIN.items():
         if config.get(name, value) != value:
             raise UserError(f"{path} has {name}={config[name]}; {value} can be read")
     if config.get("layer_norm_epsilon", 1e-5) != 1e-5:
         raise UserError(f"{path} has layer_norm_epsilon={config['layer_norm_epsilon']}; 1e-05 can be read")
-    if config.get("activation_function", "gelu_new") not in ACTIVATIONS:
+    if str(config.get("activation_function", "gelu_new")) not in ACTIVATIONS:
         raise UserError(
-            f"{path} has activation_function={config['activation_function']!r}; one of {' '.join(ACTIVATIONS)} can be "
-            "read"
+            f"{path} has activation_function={str(config['activation_function'])[:40]!r}; one of "
+            f"{' '.join(ACTIVATIONS)} can be read"
         )
     return dict(config)
+
+
+def _check_sizes(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError` where a size is missing, no number of a size, or does not fit another."""
+    for name in _SIZES:
+        if name not in config:
+            raise UserError(f"{path} has no {name}")
+    for name in (*_SIZES, "n_inner"):
+        value = config.get(name)
+        is_open = name == "n_inner" and value is None  # four times n_embd
+        if not (is_open or (is_size(value) and 0 < value <= _LARGEST)):
+            raise UserError(f"{path} has {name}={str(value)[:40]}, where an integer from 1 to {_LARGEST:,} should be")
+    if config["n_embd"] % config["n_head"]:
+        raise UserError(f"{path} has n_embd={config['n_embd']}, which n_head={config['n_head']} does not divide")
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
@@ -80,6 +94,8 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder} has no .safetensors file")
+    if pipes := [path for path in files if not path.is_file()]:
+        raise UserError(f"{pipes[0]} is not a regular file")
     tensors: dict[str, Tensor] = {}
     try:
         for path in files:

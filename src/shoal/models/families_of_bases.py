@@ -1,7 +1,7 @@
 """Families of bases by their descriptions: those of shoal, and GPT-2's, which is read but not trained from scratch."""
 
 import json
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 from shoal.errors import UserError
 from shoal.models.settings import NON_LINEARITIES, GPTSettings, ModelSettings
@@ -30,9 +30,17 @@ def part_of(described: str) -> "tuple[ModelSettings, Sizes]":
     try:
         content: dict[str, Any] = json.loads(described)
         kind: Any = GPT2Settings if content["model"] == GPT2Settings.name else MODELS[content["model"]]
-        return kind(**content["settings"]), sizes_of(**content["sizes"])
-    except (ValueError, KeyError, TypeError) as error:
+        sizes: dict[str, Any] = content["sizes"]
+        if wrong := [name for name, value in sizes.items() if value is not None and not is_size(value)]:
+            raise ValueError(f"{wrong[0]} is {sizes[wrong[0]]!r}")
+        return kind(**content["settings"]), sizes_of(**sizes)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the description of a base is damaged: {' '.join(str(error).split())}") from None
+
+
+def is_size(value: Any) -> TypeGuard[int]:
+    """Return True for an integer of at least 0, and no boolean."""
+    return type(value) is int and value >= 0
 
 
 def sizes_of(**sizes: int | None) -> "Sizes":
