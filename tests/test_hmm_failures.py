@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import shoal
+from shoal.errors import UserError
 from shoal.hmm import HMM, Sequences, maximised, selection
 from shoal.hmm.selection import best_of, per_observation
 from shoal.lab import Lab
@@ -149,3 +150,16 @@ def test_bic_of_a_resample_counts_what_was_drawn(tmp_path):
     n = float(resampled(data.is_valid, 3) @ data.counts)
     assert one.observations == n != base.num_observations
     assert row["bic"] == pytest.approx(row["parameters"] * math.log(n) - 2 * row["log_likelihood"])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ("3.0 3.0 3.0", "dimension 0 is 3 in every training sequence: a Gaussian needs data that vary"),
+        ("1e-310 2e-310 3e-310", "dimension 0 varies by less than float64 can square: give it in a smaller unit"),
+        ("1e-170 2e-170 3e-170", "dimension 0 varies by less than float64 can square: give it in a smaller unit"),
+    ],
+)
+def test_data_without_a_variance_make_no_run(tmp_path, values, said):
+    with pytest.raises(UserError, match=said):
+        of_lines(tmp_path / "a.txt", f"{values}\n" * 4, emissions="gaussian")

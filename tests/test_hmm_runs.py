@@ -322,7 +322,7 @@ def test_what_is_drawn_is_of_its_model():
 
 
 BAD = {
-    "no state": ({"num_states": 0}, "num_states must be an integer of at least 1"),
+    "no state": ({"num_states": 0}, r"num_states must be an integer in \[1, 10000\]"),
     "more states than observations": ({"num_states": 200}, "at least as many observations as states"),
     "another family": ({"model": "lstm"}, "these do: hmm"),
     "another rule": ({"optimizer": "adamw"}, "these do: em"),

@@ -466,7 +466,7 @@ def test_the_small_task_of_mingpt_has_28_multisets():
     ("changes", "said"),
     [
         ({"min_length": 21}, "min_length must be at most max_length"),
-        ({"digits": 1}, "digits must be an integer of at least 2"),
+        ({"digits": 1}, r"digits must be an integer in \[2, 10000\]"),
         ({"train_examples": 3}, "train_examples must be at least 1 of each of the 11 lengths"),
         ({"train_examples": 2**30}, "fit"),
         ({"text": "a.txt"}, "does not apply to task 'sorting'"),

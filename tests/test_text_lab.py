@@ -339,11 +339,12 @@ def test_samples_hang_on_run_prompt_number_and_seed_alone(trained, capsys):
     ("words", "said"),
     [
         ("--prompt Zebra", "'Z' .*line 1, column 1"),
-        ("--prompt the --temperature 0", "temperature must be a positive number, got 0"),
+        ("--prompt the --temperature 0", r"temperature must be from 1.2e-38 to 3.4e\+38, which float32 holds, got 0"),
         ("--prompt the --top-k 0", "top_k must be an integer of at least 1, got 0"),
         ("--prompt the --top-p 1.5", "top_p must be in .*, got 1.5"),
         ("--prompt the --seed -1", "seed must be an integer in .*, got -1"),
         ("--prompt the --samples 0", "samples must be an integer of at least 1, got 0"),
+        ("--prompt the --samples 100000000", "1 prompts × 100000000 samples .*at most 10,000,000 are written at once"),
         ("--prompt the --max-new-tokens 0", "max_new_tokens must be an integer of at least 1, got 0"),
         ("", "--prompt TEXT"),
     ],

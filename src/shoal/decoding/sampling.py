@@ -39,7 +39,10 @@ def check_sampling(
         vocabulary_size: for the message.
     """
     if not _FLOAT32.tiny <= temperature <= _FLOAT32.max:  # NaN is refused too
-        raise UserError(f"temperature must be a positive number, got {temperature}; greedy search takes the likeliest")
+        raise UserError(
+            f"temperature must be from {_FLOAT32.tiny:.2g} to {_FLOAT32.max:.2g}, which float32 holds, got "
+            f"{temperature}; greedy search takes the likeliest"
+        )
     if top_k is not None and (top_k < 1 or top_k != int(top_k)):
         every = "" if vocabulary_size is None else f"; {vocabulary_size} keeps all tokens"
         raise UserError(f"top_k must be an integer of at least 1, got {top_k}{every}")

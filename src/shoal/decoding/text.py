@@ -17,6 +17,7 @@ from shoal.keyed import fold
 if TYPE_CHECKING:
     from shoal.tasks.text.tokenizers import TextTokenizer
 
+MOST_TOKENS = 10**7  # of all samples of a model
 _STREAM = 4  # of the random numbers of samples, separate from those of training
 _NEEDED = ("context_length", "start", "step")  # of a model that decodes, see shoal.models.cache
 
@@ -111,6 +112,11 @@ def _check(
     for name, value in (("max_new_tokens", max_new_tokens), ("samples", samples)):
         if value < 1:
             raise UserError(f"{name} must be an integer of at least 1, got {value}")
+    if (tokens := len(prompts) * samples * max_new_tokens) > MOST_TOKENS:
+        raise UserError(
+            f"{len(prompts)} prompts × {samples} samples × {max_new_tokens} new tokens are {tokens:,} tokens of each "
+            f"model; at most {MOST_TOKENS:,} are written at once"
+        )
     if sampling is None and samples > 1:
         raise UserError(f"samples={samples} are all the same without a temperature: the likeliest tokens are one text")
 

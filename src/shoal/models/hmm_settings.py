@@ -23,7 +23,7 @@ class HMMSettings(ModelSettings):
     reads: ClassVar[str] = "observations"
     fitted_by: ClassVar[str] = "em"
 
-    num_states: int = setting(2, "hidden states K", "an integer of at least 1", ge=1, le=10_000)
+    num_states: int = setting(2, "hidden states K", "an integer in [1, 10000]", ge=1, le=10_000)
     emissions: str = choice("categorical", "distribution of an observation in a state", EMISSIONS)
     covariance: str = choice("diagonal", "covariances of Gaussian emissions", COVARIANCES)
 

@@ -100,9 +100,9 @@ def verdict_sentence(tuning: "Tuning", final: Final, verdict: Verdict) -> str:
     difference = with_interval(verdict.difference, verdict.low, verdict.high)
     result = "no difference is shown, and the default can stay"
     if verdict.is_better:
-        result = "the winner is better"
+        result = "by Student's interval the winner is better"
     elif verdict.is_worse:
-        result = "the winner is worse"
+        result = "by Student's interval the winner is worse"
     pairs, p = counted(verdict.pairs, "pair"), p_value(verdict.p)
     if verdict.p is not None and verdict.p == verdict.smallest_p:
         p += f", the smallest that {pairs} can have"

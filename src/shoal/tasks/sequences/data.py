@@ -224,6 +224,9 @@ def _check(observations: Observations) -> None:
             raise UserError(
                 f"dimension {constant[0]} is {value:g} in every training sequence: a Gaussian needs data that vary"
             )
+        small = np.flatnonzero(~(values.var(axis=0) >= np.finfo(np.float64).tiny)).tolist()
+        if small:
+            raise UserError(f"dimension {small[0]} varies by less than float64 can square: give it in a smaller unit")
 
 
 def resampled(is_valid: NDArray[np.bool_], bootstrap_seed: int) -> NDArray[np.float64]:

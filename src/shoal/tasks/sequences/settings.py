@@ -66,10 +66,10 @@ class SequencesSettings(TaskSettings):
         0, "seed of a resample of the training sequences; 0: the sequences as they are", member=True, **SEED
     )
     drawn_states: int | None = setting(
-        None, "draw sequences from a random model of so many states", "an integer of at least 1", ge=1, le=100
+        None, "draw sequences from a random model of so many states", "an integer in [1, 100]", ge=1, le=100
     )
-    drawn_sequences: int = setting(100, "number of drawn sequences", "an integer of at least 2", ge=2, le=10**6)
-    drawn_length: int = setting(100, "length of drawn sequences", "an integer of at least 1", ge=1, le=10**6)
+    drawn_sequences: int = setting(100, "number of drawn sequences", "an integer in [2, 1000000]", ge=2, le=10**6)
+    drawn_length: int = setting(100, "length of drawn sequences", "an integer in [1, 1000000]", ge=1, le=10**6)
     drawn_size: int = setting(8, "symbols, or dimensions, of drawn observations", "an integer of at least 1", ge=1)
     data_seed: int = setting(0, "seed of drawn sequences", **SEED)
     num_symbols: int | None = setting(None, "number of symbols; 0 of numbers", "an integer", derived=True, ge=0)

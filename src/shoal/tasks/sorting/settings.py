@@ -28,11 +28,9 @@ class Sorting(BucketedPairs):
     name: ClassVar[str] = "sorting"
     label: ClassVar[str] = "sorting"
 
-    digits: int = setting(100, "different numbers", "an integer of at least 2, at most 10000", ge=2, le=10_000)
+    digits: int = setting(100, "different numbers", "an integer in [2, 10000]", ge=2, le=10_000)
     min_length: int = setting(10, "numbers of the shortest example", "an integer of at least 1", ge=1)
-    max_length: int = setting(
-        20, "numbers of the longest example", "an integer of at least 1, at most 1000", ge=1, le=1000
-    )
+    max_length: int = setting(20, "numbers of the longest example", "an integer in [1, 1000]", ge=1, le=1000)
     train_examples: int = setting(
         50_000, "examples that train, drawn once, with repetition", "an integer of at least 1", ge=1
     )
