@@ -164,3 +164,21 @@ def test_a_checkpoint_with_a_value_that_is_not_finite_is_refused(tmp_path):
     tensors[name][0] = float("nan")
     save_file(tensors, path)
     assert "values in tensor decoder.norm.weight that are not finite" in refused(folder)
+
+
+def test_a_pipe_is_no_tokenizer_and_neither_is_a_giant(tmp_path):
+    from shoal.tasks.text.tokenizers import read_tokenizer
+
+    os.mkfifo(tmp_path / "pipe")
+    folder = shutil.copytree(GPT2, tmp_path / "gpt2")
+    giant = tmp_path / "task.json"
+    giant.touch()
+    os.truncate(giant, 2**40)  # without its bytes
+    said = dict.fromkeys(("/dev/zero", tmp_path / "pipe"), "not a regular file") | {giant: "bytes"}
+    for path, words in said.items():
+        with pytest.raises(UserError, match=words):
+            read_tokenizer(str(path))
+    os.truncate(folder / "config.json", 2**40)
+    assert "which are no settings" in refused(folder)
+    with pytest.raises(UserError, match="bytes"):
+        read_tokenizer(str(folder))

@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 from torch.nn.functional import cross_entropy
 
 import shoal
-from shoal.errors import RunFailed, UserError
+from shoal.errors import LabError, RunFailed, UserError
 from shoal.lab import Lab
 from shoal.lab.check import examine, repair
 from shoal.lab.tunings import TuningNote, note_path, read_tuning, write_tuning
@@ -216,6 +216,39 @@ def test_a_damaged_note_is_named_and_moved_aside_by_a_repair(tmp_path):
     with pytest.raises(UserError):
         tune(SMALL, SEARCH, "20steps", lab, name="mine", **FEW, **HOW)
     assert list(repair(lab.path)) and not path.exists()
+
+
+def outside(generation):
+    generation.settings[0]["lr"] = 0.5
+
+
+def of_another_kind(generation):
+    generation.settings[0]["lr"] = "0.001"
+
+
+def of_other_runs(generation):
+    generation.settings[0], generation.settings[1] = generation.settings[1], generation.settings[0]
+
+
+def too_few(generation):
+    del generation.settings[-1]
+
+
+def without_rungs(generation):
+    generation.rungs.clear()
+
+
+@pytest.mark.parametrize("change", [outside, of_another_kind, of_other_runs, too_few, without_rungs])
+def test_a_note_of_trials_that_this_search_has_not_proposed_is_refused(tmp_path, change):
+    tune(SMALL, SEARCH, "20steps", tmp_path, **FEW, **HOW)
+    note = read_tuning(tmp_path, "tuning")
+    tune(SMALL, SEARCH, "20steps", tmp_path, **FEW, **HOW)  # as it is, it goes on
+    change(note.generations[0])
+    write_tuning(tmp_path, "tuning", note)
+    before = note_path(tmp_path, "tuning").read_bytes()
+    with pytest.raises(LabError, match=r"tuning\.json is damaged: generation 0 is none of this search; move"):
+        tune(SMALL, SEARCH, "40steps", tmp_path, **FEW, **HOW)
+    assert note_path(tmp_path, "tuning").read_bytes() == before
 
 
 # diverged trials

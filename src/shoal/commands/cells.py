@@ -80,9 +80,12 @@ def read_cells(path: Path, expected: Collection[str]) -> Cells:
         UserError: the file cannot be read as a table at all.
     """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:  # perhaps a pipe, from another command
+            raw = file.read(_LARGEST + 1)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if len(raw) > _LARGEST:
+        raise UserError(f"{path} has more than {_LARGEST:,} bytes, and a table of runs has far fewer")
     text, notes = _decode(path, _decompress(path, raw))
     lines = list(io.StringIO(text, newline=""))
     named = re.fullmatch(r"sep=([,;|\t])\s*", lines[0]) if lines else None  # how a spreadsheet says its separator

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DESCRIBED = "described"  # entry of the metadata of a merged model
 _HELD: dict[tuple[str, int, int], "Base"] = {}
 _MOST_HELD = 4
+_LARGEST_CONFIG = 2**20  # bytes
 _LEAST_NUMBERS = 2**20  # up to which a setting may be larger than the number of parameters, as a length may
 
 
@@ -84,6 +85,8 @@ def read_base(path: str) -> Base:
         raise UserError(f"base {path} cannot be read: {error.strerror}") from None
     if not stat.S_ISREG(about.st_mode):
         raise UserError(f"base {path} cannot be read: {file} is not a regular file")
+    if place.is_dir() and about.st_size > _LARGEST_CONFIG:
+        raise UserError(f"base {path} cannot be read: {file} has {about.st_size:,} bytes, which are no settings")
     stamp = (str(place.absolute()), about.st_mtime_ns, about.st_size)
     if stamp not in _HELD:
         described, tensors = read_gpt2(place) if place.is_dir() else _read_kept(place)

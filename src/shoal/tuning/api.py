@@ -7,10 +7,10 @@ from typing import Any
 
 import polars as pl
 
-from shoal.errors import RunFailed
+from shoal.errors import LabError, RunFailed
 from shoal.lab import Lab
 from shoal.lab.names import check_name
-from shoal.lab.tunings import Final, TuningNote, read_tuning, write_tuning
+from shoal.lab.tunings import Final, TuningNote, note_path, read_tuning, write_tuning
 from shoal.report import check_drawing, write_report
 from shoal.spec import RunSpec
 from shoal.training import train
@@ -162,8 +162,32 @@ def noted(lab: Lab, name: str, request: Request, execution: Mapping[str, Any]) -
     lab.report_folder(f"tune-{name}")
     note = read_tuning(lab.path, name) or TuningNote(asked=request.to_json())
     request.check_same(name, note)
+    _check_generations(lab, name, request, note)
     note.asked, note.done = {**request.to_json(), "command": command_of(name, request)}, False
     return note
+
+
+def _check_generations(lab: Lab, name: str, request: Request, note: TuningNote) -> None:
+    """Raise :class:`LabError` where a generation is not one that this request could have proposed.
+
+    The note may be someone else's: trials outside of the space cannot be gone on from, and runs that are not those of
+    their settings would be trained for others.
+    """
+    axes = {axis.name: axis for axis in request.space.axes}
+    for number, generation in enumerate(note.generations):
+        trials, runs = generation.settings, generation.runs
+        is_whole = len(trials) == len(runs) > 0 and len(generation.rungs) == len(generation.sizes) > 0
+        if not is_whole or any(
+            settings.keys() != axes.keys()
+            or not all(axes[key].holds(value) for key, value in settings.items())
+            or [spec.id for spec in request.runs_of(settings)] != of_trial
+            for settings, of_trial in zip(trials, runs, strict=True)
+        ):
+            path = note_path(lab.path, name)
+            raise LabError(
+                f"{path} is damaged: generation {number} is none of this search; move {path} out of the lab, and ask "
+                "for the tuning again"
+            )
 
 
 def _training(

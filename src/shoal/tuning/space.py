@@ -52,6 +52,12 @@ class Axis:
             return len(self.choices)
         return self.high - self.low + 1 if self.is_integer else math.inf
 
+    def holds(self, value: Any) -> bool:
+        """Return True for a value that can be proposed."""
+        if self.choices:
+            return any(type(value) is type(choice) and value == choice for choice in self.choices)
+        return type(value) in ((int,) if self.is_integer else (int, float)) and self.low <= value <= self.high
+
     def rounded(self, value: Any) -> Any:
         """A proposed value with few digits, within the range."""
         if self.choices or self.is_integer:

@@ -7,6 +7,7 @@ tokens that a text spells, such as ``<|endoftext|>``, are those tokens, as in th
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +32,7 @@ from shoal.tasks.text.bpe import (
 )
 
 FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+_LARGEST = 2**28  # bytes of a file
 _BYTES = {sign: byte for byte, sign in enumerate(SIGNS)}
 # parts of a tokenizer.json that change no token where they are these
 _PLAIN: Mapping[str, Mapping[str, Any]] = {
@@ -282,6 +284,16 @@ def _text(file: Path) -> str:
 
 
 def stamp_of(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
-    """Paths, sizes and times of change of files, which change when one is replaced."""
+    """Paths, sizes and times of change of files, which change when one is replaced.
+
+    Raises:
+        UserError: one is a pipe, a device or a folder, or far larger than a tokenizer.
+        OSError: one cannot be looked at.
+    """
     about = [file.stat() for file in files]
+    for file, one in zip(files, about, strict=True):
+        if not stat.S_ISREG(one.st_mode):
+            raise UserError(f"{file} is not a regular file")
+        if one.st_size > _LARGEST:
+            raise UserError(f"{file} has {one.st_size:,} bytes, at most {_LARGEST:,} are read")
     return tuple((str(file.absolute()), one.st_size, one.st_mtime_ns) for file, one in zip(files, about, strict=True))
