@@ -10,9 +10,11 @@ import torch
 import shoal
 from shoal.cli import main
 from shoal.commands.finetune import base_of, fine_tuned
-from shoal.errors import UserError
+from shoal.errors import DiskError, UserError
 from shoal.lab import Lab
+from shoal.lab.check import examine
 from shoal.lab.resting import resting
+from shoal.lab.tensors import load_tensors, save_tensors
 from shoal.lab.tunings import TuningNote, write_tuning
 
 SHAPE = {"task": "text", "num_layers": 1, "embedding_size": 8, "num_heads": 2, "context_length": 8, "model": "gpt"}
@@ -98,3 +100,32 @@ def test_the_command_of_a_tuning_names_a_base_where_it_is_now(lab, tmp_path):
     words = shlex.split(line.partition("shoal tune ")[2])
     assert Path(words[words.index("--base-model") + 1]).is_file() and words[-2:] == ["--lab", str(moved)]
     assert words[:2] == ["--model", "finetuned"] and words[-4:-2] == ["--name", "mine"]
+
+
+def test_a_base_that_is_not_there_any_more_is_named_by_an_examination(lab, tmp_path):
+    lab, base, _, adapter = lab
+    assert not [finding for finding in examine(lab.path) if finding.is_damage]
+    (path,) = lab.records([base]).cohort_of(base).models(base).values()
+    path.rename(tmp_path / "elsewhere.safetensors")
+    said = [finding.what for finding in examine(lab.path) if "the base of 1 run" in finding.what]
+    assert len(said) == 1 and adapter in said[0] and "put it back at its place" in said[0]
+
+
+def test_adapters_that_give_no_numbers_are_not_merged(lab, tmp_path, capsys):
+    lab, _, _, adapter = lab
+    (path,) = lab.records([adapter]).cohort_of(adapter).models(adapter).values()
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, {name: tensor * float("nan") for name, tensor in tensors.items()}, metadata)
+    assert main(["merge", adapter, str(tmp_path / "merged.safetensors"), "--lab", str(lab.path)]) == 2
+    assert "logits that are not finite" in capsys.readouterr().err
+    assert not (tmp_path / "merged.safetensors").exists()
+
+
+def test_a_full_disk_under_a_merge_speaks_of_no_training(lab, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise DiskError("could not write merged.safetensors: No space left on device")
+
+    monkeypatch.setattr("shoal.lab.tensors.save_tensors", full)
+    assert main(["merge", lab[3], str(tmp_path / "merged.safetensors"), "--lab", str(lab[0].path)]) == 1
+    assert "No space left" in (told := capsys.readouterr().err)
+    assert "resume" not in told

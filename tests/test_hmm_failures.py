@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from shoal.errors import UserError
 from shoal.hmm import HMM, Sequences, maximised, selection
 from shoal.hmm.selection import best_of, per_observation
 from shoal.lab import Lab
+from shoal.lab.check import examine
+from shoal.lab.tensors import load_tensors, save_tensors
 from shoal.report.runs import report_runs
 from shoal.spec import RunSpec, grid
 from shoal.studies import Form, Results, get_study
@@ -163,3 +166,52 @@ def test_bic_of_a_resample_counts_what_was_drawn(tmp_path):
 def test_data_without_a_variance_make_no_run(tmp_path, values, said):
     with pytest.raises(UserError, match=said):
         of_lines(tmp_path / "a.txt", f"{values}\n" * 4, emissions="gaussian")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 4
+    path.write_bytes(content)
+
+
+def of_another_shape(path):
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, {name: tensor[:-1].clone() for name, tensor in tensors.items()}, metadata)
+
+
+def of_no_numbers(path):
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, {name: tensor * float("nan") for name, tensor in tensors.items()}, metadata)
+
+
+def without_a_fit(path):
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, {**metadata, "fit": "5"})
+
+
+def with_a_deep_fit(path):
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, {**metadata, "fit": "[" * 50_000})
+
+
+@pytest.mark.parametrize(
+    "harm", [flip, of_another_shape, of_no_numbers, without_a_fit, with_a_deep_fit, lambda path: path.unlink()]
+)
+def test_a_model_that_cannot_be_read_is_named_and_the_others_are_shown(impossible, tmp_path, harm):
+    lab = tmp_path / "lab"
+    shutil.copytree(impossible.cohorts()[0].path.parent.parent, lab)
+    records = Lab(lab).records()
+    run, *others = records.ids
+    (path,) = records.cohort_of(run).models(run).values()
+    assert not examine(lab)
+    harm(path)
+    records = Lab(lab).records()
+    assert records.fits()["run"].to_list() == others
+    assert [*records.lost_fits()] == [run]
+    page = report_runs(records, "shoal report")
+    (said,) = [answer for answer in page.answers if answer.startswith("Left out of all fits below")]
+    assert "1 run" in said and run in said and "\n" not in said
+    by = report_own_grid(own_grid(Results(records), ["num_states"], None, None), {"lab": Results(records)}, "shoal")
+    assert any(run in answer for answer in by.answers if answer.startswith("Left out"))
+    (finding,) = examine(lab)
+    assert run in finding.what and finding.is_damage

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.commands.kept_models import read_step
 from shoal.commands.parsing import Options, Parser, add_lab
-from shoal.errors import UserError
+from shoal.errors import DiskError, RunFailed, UserError
 from shoal.output import say
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ def run(options: Options) -> int:
     state = {
         name: tensor.clone() for name, tensor in model.state_dict().items()
     }  # tied ones, which a file cannot share
-    save_tensors(path, state, metadata)
+    try:
+        save_tensors(path, state, metadata)
+    except DiskError as error:
+        raise RunFailed(str(error)) from None  # of a file that no training goes on from
     for line in lines:
         say(line)
     return 0
@@ -71,6 +74,8 @@ def _changes(spec: "RunSpec", adapted: "nn.Module", model: "nn.Module") -> list[
     inputs = batch["inputs"] if "inputs" in batch else batch["source"]
     with torch.no_grad():
         expected = adapted(inputs)[0]
+        if not expected.isfinite().all():
+            raise UserError("the adapters give logits that are not finite: there is no model to write")
         largest = float((model(inputs)[0] - expected).abs().max())
         lines = [f"merged onto {_onto(spec)}: no logit of {len(inputs)} windows changes by more than {largest:.2g}"]
         if spec.adapter == "qlora":

@@ -13,6 +13,7 @@ from pathlib import Path
 from shoal.errors import AccessError, DiskError, LabError, UserError
 from shoal.lab.check_decodes import check_decodes
 from shoal.lab.check_labels import check_deletions, deleted_of, settled_labels
+from shoal.lab.check_models import check_models
 from shoal.lab.cohort import CohortFolder, is_finished
 from shoal.lab.continuing import check_going_on
 from shoal.lab.damage import damage_of
@@ -25,7 +26,6 @@ from shoal.lab.names import check_name
 from shoal.lab.rebuild import manifest_of, status_of
 from shoal.lab.shapes import StudyNote
 from shoal.lab.survey import is_pending, settled, survey
-from shoal.lab.tensors import load_tensors
 from shoal.lab.tunings import check_tunings
 
 ROUNDS = 5  # of repairs, each of which can bring to light what the one before hid
@@ -201,7 +201,7 @@ def _cohort(folder: CohortFolder) -> Iterator[Finding]:
         mend = partial(held, folder, partial(replace, lab, folder.path / "cohort.json", write))
         yield Finding(str(error), mend if manifest is not None else None)
         return
-    findings = [*_stand(folder), *_models(folder, runs), *_task(folder)]
+    findings = [*_stand(folder), *check_models(folder, runs), *_task(folder)]
     yield from findings
     yield from _certificate(folder, runs)
     yield from check_decodes(folder, runs)
@@ -314,27 +314,3 @@ def _is_sure(folder: CohortFolder, status: dict[str, object]) -> bool:
 def _mend_stand(folder: CohortFolder) -> str:
     with folder.training(wait=0.0):
         return "; ".join(act() for act in _stand_again(folder))
-
-
-def _models(folder: CohortFolder, runs: list[str]) -> Iterator[Finding]:
-    """Findings about kept models, compared with their checksums and with the runs and steps that they are kept for."""
-    lab, place = folder.path.parent.parent, folder.path / "models"
-    for name in names_in(place):
-        if name not in runs:
-            mend = partial(held, folder, partial(move, lab, place / name))
-            yield Finding(f"{place / name} is not of a run of cohort {folder.id}", mend)
-    for run in runs:
-        for step, path in folder.models(run).items():
-            try:
-                folder.check_model(run, step, load_tensors(path)[1])
-            except LabError as error:
-                yield Finding(str(error))
-    try:
-        members = folder.status()["members"]
-    except LabError:
-        return  # told of already
-    done = [run for run in runs if members[run]["state"] == "done"]
-    lacking = [run for run in done if members[run]["step"] not in folder.models(run)]
-    if lacking:
-        more = " …" if len(lacking) > 1 else ""
-        yield Finding(f"{place} lacks the last model of {len(lacking)} of {len(done)} runs ({lacking[0]}{more})")

@@ -59,10 +59,10 @@ def read_fitted(folder: CohortFolder, run: str, steps: Sequence[int]) -> Fitted:
         note: dict[str, Any] = json.loads(metadata["fit"])
         check_shape(path, note, FitNote)
         model = model_of({name: tensor.numpy()[None] for name, tensor in state.items()})
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, LabError):
             raise
-        raise LabError(f"{path} is damaged: it holds no fitted model ({error})") from None
+        raise LabError(f"{path} is damaged: it holds no fitted model ({' '.join(str(error).split())})") from None
     texts = tuple(problem["text"] for problem in note["problems"])
     return Fitted(
         model,

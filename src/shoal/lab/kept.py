@@ -33,7 +33,8 @@ def kept_steps(
         raise UserError(f"step must be an integer or {BEST!r}, got {step!r}")
     files = list(folder.models(run))
     if not files:
-        raise LabError(f"run {run} has no model of step {'(any)' if step is None else step}; kept: none")
+        which = "kept no model" if step is None else f"has no model of step {step}; kept: none"
+        raise LabError(f"run {run} {which}; where it has ended its model is lost, and `shoal check` says what else is")
     last = max(files) if step is None else _best(folder, run, files) if isinstance(step, str) else step
     if last not in files:
         raise LabError(f"run {run} has no model of step {last}; kept: {_listed(files)}")

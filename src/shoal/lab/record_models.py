@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
 
-from shoal.errors import UserError
+from shoal.errors import LabError, UserError
 from shoal.lab.cohort import CohortFolder
 from shoal.lab.fitted import Fitted, read_fitted
 from shoal.lab.kept import kept_steps
@@ -118,19 +118,13 @@ class ModelRecords:
             ``run``; ``log_likelihood`` of its training sequences, each as often as it was drawn, and
             ``valid_log_likelihood``, in nats, exact to float64; ``valid_problem``, which observation of the validation
             sequences is impossible; ``updates``, ``converged``; the number of free ``parameters``; ``aic`` and ``bic``
-            of the training sequences; and ``problem``, empty of a sound fit.
-
-        Raises:
-            LabError: a file is damaged.
+            of the training sequences; and ``problem``, empty of a sound fit. Those of :meth:`lost_fits` are left out.
         """
         from shoal.hmm import criteria
 
         rows = []
-        for run, settings in self._all()._settings().items():
-            # by the settings as they stand in the lab: runs of parts that are not here are none of EM's
-            if settings["optimizer"] != "em" or not self._folders[run].models(run):
-                continue
-            one, spec = self.fitted(run), self._all().spec_of(run)
+        for run, one in self._read_fits()[0].items():
+            spec = self._all().spec_of(run)
             n = spec.num_observations if one.observations is None else one.observations
             measured = criteria(one.model, one.log_likelihood, n)
             rows.append(
@@ -148,3 +142,22 @@ class ModelRecords:
                 }
             )
         return pl.DataFrame(rows, schema=FITS)
+
+    def lost_fits(self) -> dict[str, str]:
+        """Hidden Markov models that are fitted and cannot be read, by run: what is wrong with each, in words."""
+        return self._read_fits()[1]
+
+    def _read_fits(self) -> tuple[dict[str, Fitted], dict[str, str]]:
+        """Last kept hidden Markov model of each run that has one, and why others have none though they have ended."""
+        fits: dict[str, Fitted] = {}
+        lost: dict[str, str] = {}
+        states = dict(self._all().runs().select("run", "state").iter_rows())
+        for run, settings in self._all()._settings().items():
+            # by the settings as they stand in the lab: runs of parts that are not here are none of EM's
+            if settings["optimizer"] != "em" or not (self._folders[run].models(run) or states[run] == "done"):
+                continue
+            try:
+                fits[run] = self.fitted(run)
+            except LabError as error:
+                lost[run] = str(error)
+        return fits, lost

@@ -34,15 +34,26 @@ def fits_section(records: Records, labels: Mapping[str, str]) -> tuple[list[Sect
         records: the runs.
         labels: setting of each run in words.
     """
-    fits = records.fits()
+    fits, lost = records.fits(), lost_sentences(records.lost_fits())
     if fits.is_empty():
-        return [], []
+        return [], lost
     labelled = fits.with_columns(pl.col("run").replace_strict(labels).alias("setting"))
     about = "the best of the restarts of each setting, and how often it was found again."
     alike = is_of_one_data_set(records)
     table = fits_table(labelled, held_out_of(labelled, [records]), one_data_set=alike)
     section = Section("Best of restarts", tables=[table], about=about)
-    return [section], fits_sentences(labelled, alike)
+    return [section], [*lost, *fits_sentences(labelled, alike)]
+
+
+def lost_sentences(lost: Mapping[str, str]) -> list[str]:
+    """Sentence on models that were fitted and cannot be read; none where there are none."""
+    if not lost:
+        return []
+    named = "; ".join(list(lost.values())[:_MOST_NAMED])
+    more = f"; and {len(lost) - _MOST_NAMED} more" if len(lost) > _MOST_NAMED else ""
+    return [
+        f"Left out of all fits below, because the model cannot be read: {counted(len(lost), 'run')}. {named}{more}."
+    ]
 
 
 def held_out_of(fits: pl.DataFrame, sources: Iterable[Records]) -> dict[str, tuple[float, float | None, float | None]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from shoal.lab import Records
 from shoal.report import Report
+from shoal.report.fits import lost_sentences
 from shoal.studies.base import Form, Grid
 from shoal.studies.hmm_pages import (
     emissions_section,
@@ -60,7 +61,8 @@ def report(results: Results, form: Form) -> Report:
         note = "Not measured yet: `shoal study run hmm` looks at the kept models when the runs are done."
         return finished("hmm", "Hidden Markov models", QUESTION, [note], [], results, form)
     sections = [states_section(scores), restarts_section(scores)]
-    answers = [*states_sentences(scores), *restarts_sentences(scores)]
+    lost = lost_sentences(results.records.lost_fits())
+    answers = [*lost, *states_sentences(scores), *restarts_sentences(scores)]
     if "model" in scores:
         about = "the model of the best fit beside the one that the sequences were drawn from, states matched."
         sections.append(emissions_section(scores, "The fitted model and the true one", about))

@@ -10,7 +10,7 @@ import polars as pl
 
 from shoal.report import Section
 from shoal.report.by import value_name
-from shoal.report.fits import fits_sentences, fits_table, held_out_of
+from shoal.report.fits import fits_sentences, fits_table, held_out_of, lost_sentences
 from shoal.report.words import counted
 from shoal.spec.known import known_settings
 from shoal.studies.crossing import SEED_AXES
@@ -45,13 +45,14 @@ def restarts(grid: Grid, sources: Mapping[str, Results]) -> tuple[list[str], lis
         for name, one in sources.items()
     ]
     fits = pl.concat(frames).filter(pl.col("setting").is_not_null())
+    lost = lost_sentences({run: why for one in sources.values() for run, why in one.records.lost_fits().items()})
     if fits.is_empty():
-        return ["No model has been kept yet: there are no fits to show."], []
+        return [*lost, "No model has been kept yet: there are no fits to show."], []
     fits = fits.sort(pl.col("setting").replace_strict(order), maintain_order=True)
     alike = len({repr(spec.task_part) for spec in grid.results.specs.values()}) == 1
     data = "" if alike else " The settings were fitted to several sets of sequences, so that AIC and BIC compare none."
     n = counted(fits["setting"].n_unique(), "setting")
-    answers = [*fits_sentences(fits, alike), f"{counted(len(fits), 'run')} of {n}. {_NO_REPLICATES}{data}"]
+    answers = [*lost, *fits_sentences(fits, alike), f"{counted(len(fits), 'run')} of {n}. {_NO_REPLICATES}{data}"]
     about = "the best of the restarts of each setting, how often it was found again, AIC, BIC and held-out likelihood."
     held = held_out_of(fits, [one.records for one in sources.values()])
     return answers, [Section("Best of restarts", tables=[fits_table(fits, held, one_data_set=alike)], about=about)]
