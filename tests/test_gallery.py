@@ -580,3 +580,13 @@ def test_a_figure_is_drawn(tmp_path):
     made = figure(Panel([line(ROWS, "x", "y")], Axis("x"), Axis("y", log=True)), move=Choice("s", "s"), **TEXTS)
     made.save(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_signs_that_an_encoding_lacks_end_no_page(encoding):
+    page = "from shoal.gallery import check\nprint('w ≤ 1')\ncheck('ρ', 1, 1, 0.5)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", page], env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode(encoding).startswith("w \\u2264 1")

@@ -4,6 +4,9 @@ A page is a file ``gallery/plot_NN_name.py`` that imports only ``shoal`` and ``t
 when the documentation is built; :func:`check` raises where a number is off, and so stops each of the three.
 """
 
+import io
+import sys
+
 from shoal.gallery.checks import Check, Off, Recording, check, fresh
 from shoal.gallery.columns import add_rows
 from shoal.gallery.figures import Choice, PageFigure, Slider, figure
@@ -37,3 +40,7 @@ __all__ = [
     "trained",
     "words",
 ]
+
+# A page prints signs that some encodings lack, such as ≤ in Windows-1252: they are spelled, and do not end the page.
+if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    sys.stdout.reconfigure(errors="backslashreplace")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 _PLACE = "_place"  # column of the places of names
 _BESIDE = 0.6  # width that the colours of one name share, of the distance of two names
 _LETTERS = 26  # of all names of an axis, beside each other
-_SPACED = alt.Axis(format="~s", labelExpr=STEPS_LABEL, labelOverlap="greedy", labelSeparation=6)
 
 
 def along_numbers(values: Sequence[float], x: "Axis") -> alt.X:
@@ -24,9 +23,13 @@ def along_numbers(values: Sequence[float], x: "Axis") -> alt.X:
     scale = alt.Scale(zero=False, nice=False, padding=12)
     if x.log is not None:
         scale = alt.Scale(type="log", base=x.log, nice=False, padding=12)
-    # with its digits said: left alone, 0.25 and 0.75 are rounded to what tells ticks apart
-    few = len(values) <= 10 and (x.log != 10 or max(values) < 1)  # large ones are told by prefixes
-    ticks = alt.Axis(values=values, format=".4~g", labelOverlap="greedy") if few else _SPACED
+    # large numbers are told by prefixes, which nobody reads below 1, where 3m is 0.003
+    is_small, few = min(values) < 1, len(values) <= 10
+    ticks = alt.Axis(format=".4~g" if is_small else "~s", labelOverlap="greedy", labelSeparation=6)
+    if few and (is_small or x.log != 10):  # with its digits said: left alone, 0.25 and 0.75 are rounded
+        ticks = alt.Axis(values=values, format=".4~g", labelOverlap="greedy", labelSeparation=4)
+    elif not is_small:
+        ticks.labelExpr = STEPS_LABEL
     return alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=ticks)
 
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from shoal.errors import UserError, nearest
 from shoal.lab.record_labels import NO_SETTINGS
-from shoal.registry import KINDS, short
+from shoal.registry import KINDS, MODELS, short
 from shoal.report.each_run import model_label
 from shoal.report.panels import Axis
 from shoal.report.words import listed, setting_text
@@ -120,7 +120,7 @@ def setting_axis(runs: pl.DataFrame, settings: Sequence[str], in_legend: bool = 
         The axis and its column. The numbers of one setting have a logarithmic axis where their ratios are more alike
         than their differences: of base 2 where all ratios are powers of 2, else of base 10. Everything else is names:
         those of one setting are its values, those of several such as ``weight_decay 0.5, bias true``. They stand in the
-        order of the runs, numbers and seeds of one setting in their own.
+        order of the runs, numbers, seeds and models in their own.
     """
     title = listed([_TITLES.get(name, name.replace("_", " ")) for name in settings])
     name = settings[0]
@@ -133,12 +133,20 @@ def setting_axis(runs: pl.DataFrame, settings: Sequence[str], in_legend: bool = 
         ordered = runs.sort(name, maintain_order=True) if is_numeric else runs
         names = ordered.select(combined.unique(maintain_order=True))[_COMBINED]
         return Axis(_COMBINED, title, names=tuple((text, text) for text in names)), combined
+    if name == "model":
+        values = in_order(values)
     if is_numeric or runs.schema[name] == pl.Boolean:
         values.sort(key=lambda value: (value is None, value))
     texts = {value: value_name(name, value) for value in values}
     if name == "model":  # whose column keeps its values, by which all figures name models
         return Axis(name, title, names=tuple(texts.items())), pl.col(name)
     return Axis(name, title, names=tuple((text, text) for text in dict.fromkeys(texts.values()))), _named(name, texts)
+
+
+def in_order(models: Iterable[str]) -> list[str]:
+    """Models in the order of shoal's own families, then others, so that one has the same colour on all pages."""
+    known = MODELS.names()
+    return sorted(models, key=lambda model: known.index(model) if model in known else len(known))
 
 
 def _labels(runs: pl.DataFrame, settings: Sequence[str]) -> list[pl.Expr]:

@@ -128,9 +128,6 @@ def learning_curves(
     lines are thinned (:mod:`shoal.report.thinning`). Without ``log_x`` the axis is linear, from step 0.
     """
     shown = curves.filter(pl.col("step") > 0) if log_x else curves
-    x = alt.X("step:Q", title="training step", scale=alt.Scale(type="log", nice=False), axis=log_steps(shown))
-    if not log_x:
-        x = alt.X("step:Q", title="training step", axis=alt.Axis(format="~s", tickCount=6, labelExpr=STEPS_LABEL))
     colour = alt.Color(
         "split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=COLOURS[:2]), legend=_legend()
     )
@@ -140,6 +137,9 @@ def learning_curves(
     log, hits = measure.is_log, HITS if measure.bounds == (0, 1) else ()
     long = long_curves(shown, quantity, measures)
     means = with_gaps(mean_curves(long, ["split"], "value").filter("whole"), ["split"])
+    x = alt.X("step:Q", title="training step", scale=alt.Scale(type="log", nice=False), axis=log_steps(means))
+    if not log_x:
+        x = alt.X("step:Q", title="training step", axis=alt.Axis(format="~s", tickCount=6, labelExpr=STEPS_LABEL))
     summary = thin_lines(means, ["split"], ["mean", "low", "high"], PER_MEAN, hits, "beside", log)
 
     def y(field: str) -> alt.Y:

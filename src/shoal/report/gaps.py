@@ -10,14 +10,14 @@ import polars as pl
 
 WIDE = 1.15  # ratio of two steps evaluated one after the other from which the eye takes what is between for a course
 GAP_NOTE = (
-    "Dots: evaluations with a wide gap beside them; nothing was measured between two of them, and only a pale line or "
-    "shade joins them."
+    "Dots: evaluations with a wide gap beside them, or without any other; nothing was measured between two of them, "
+    "and only a pale line or shade joins them."
 )
 
 
 def with_gaps(lines: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """The points of lines, sorted, each with ``gap``, whether there is a wide gap before it, and ``beside``, whether
-    there is one before or after it.
+    there is one before or after it, or it is the only point of its line.
 
     A gap is wide where the step is more than :data:`WIDE` times the one before, and steps between were left out.
 
@@ -28,7 +28,8 @@ def with_gaps(lines: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     step, before = pl.col("step"), pl.col("step").shift(1).over(by)
     gap = ((step - before > 1) & (step > WIDE * before)).fill_null(False)
     ordered = lines.sort(*by, "step").with_columns(gap=gap)
-    return ordered.with_columns(beside=pl.col("gap") | pl.col("gap").shift(-1).over(by).fill_null(False))
+    beside = pl.col("gap") | pl.col("gap").shift(-1).over(by).fill_null(False)
+    return ordered.with_columns(beside=beside | (pl.len().over(by) == 1))
 
 
 def broken(lines: pl.DataFrame, by: Sequence[str], column: str) -> pl.DataFrame:

@@ -23,6 +23,7 @@ from shoal.report.words import listed, number
 MOST_BANDS = 12  # curves; the bands of more hide each other
 _MOST_POINTS = 1_000  # of a panel; of more those at the same place are drawn once
 _CELLS = 150  # places along each axis of a panel: about its pixels
+_NO_TIME = "has no value that counts as a time"
 _PANEL = {"width": 250, "height": 170}
 
 
@@ -145,7 +146,7 @@ def summary_panels(
         timed = _timed(finite, panel)
         known = timed.filter("settled") if "settled" in timed.columns else timed  # what is drawn hollow is no value
         ends = known.group_by(asked.column).agg(pl.col(panel.column).mean()).sort(asked.column)
-        described.append(f"{panel.title} {_ends_in_words(ends, asked, panel.column) if len(ends) else 'never'}")
+        described.append(f"{panel.title} {_ends_in_words(ends, asked, panel.column) if len(ends) else _NO_TIME}")
     alternative = f"{title}. Means over all runs at the ends of the axis: {'; '.join(described)}."
     return styled(alt.concat(*charts, columns=columns, title=title), alternative)
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import polars as pl
 
-from shoal.analysis.blocks import crossed, going_with
+from shoal.analysis.blocks import comparable, crossed, going_with
 from shoal.measures import Measures
 from shoal.report import Figure, Report, Section, Table
-from shoal.report.by import setting_axis, value_name, values_in_words
+from shoal.report.by import in_order, setting_axis, value_name, values_in_words
 from shoal.report.each_run import model_label
 from shoal.report.panels import Axis
 from shoal.report.quantities import got_there, is_open
@@ -248,7 +248,7 @@ def _colour(grid: Grid, axis: Axis) -> Axis:
     others = [other for other in grid.axes if other is not axis]
     if others:
         return others[grid.axes.index(axis) % len(others)]
-    models = grid.results.models
+    models = in_order(grid.results.models)
     return Axis("model", "model", names=tuple((name, model_label(name)) for name in models))
 
 
@@ -285,7 +285,12 @@ def _design(grid: Grid, axis: Axis) -> list[str]:
     unit, within = crossing(runs, axis.column, _made_of(grid.results, axis), grid.results.settings)
     text = f"{capitalised(axis.title)}: N = {counted(len(runs), 'run')}, {values_in_words(runs, axis)}. "
     alike = [name for name in (*unit, *within) if name != axis.column and runs[name].n_unique() > 1]
-    text += f"Runs of the same {listed(alike)} are compared." if alike else "Nothing else varies."
+    if not alike:
+        text += "Nothing else varies."
+    elif comparable(runs, axis.column, unit, within).rows:
+        text += f"Runs of the same {listed(alike)} are compared."
+    else:
+        text += f"No two that differ in it are of the same {listed(alike)}: none are compared."
     derived = {name for name, parts in known_settings().items() if follows(parts[0], name)}
     settings = [
         name for name in grid.results.settings if name not in derived and name not in (*SEED_AXES, "q", *SOURCES)
