@@ -148,7 +148,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(installed, trained):
 def test_what_it_measures_is_in_tables_and_on_pages(trained, session):
     said = said_by("runs", session) + said_by("check", session)
     assert "R_val" in said and "GRU" in said and "nothing is wrong" in said
-    page = (trained / "reports" / "runs" / "index.html").read_text()
+    page = (trained / "reports" / "runs-task-reverse-length-3" / "index.html").read_text()
     assert "sequences reversed whole" in page
     assert "equations" not in page.partition("<script")[0]
 

@@ -387,7 +387,7 @@ def test_a_run_without_a_kept_model_is_refused(lab, capsys):
     before = content()
     assert main(["translate", lab[1], lab[0], "source.txt"]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and f"{lab[0]} has no model" in err
+    assert out == "" and err.count("\n") == 1 and f"{lab[0]} kept no model" in err and "shoal check" in err
     assert content() == before
 
 

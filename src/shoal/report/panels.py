@@ -104,8 +104,9 @@ def _curve_panel(frame: pl.DataFrame, x: alt.X, colour: Axis, panel: Panel) -> C
             mark = alt.Chart(line).mark_line(strokeWidth=1.6, strokeJoin="round", strokeDash=dash)
             layers.append(mark.encode(x, _y(panel, "mean"), paint, detail))
     if beside := all_.filter("beside").height:
-        pale = alt.Chart(_across(thinned, colour)).mark_line(strokeWidth=0.7, strokeOpacity=0.6)
-        layers.append(pale.encode(x, _y(panel, "mean"), paint, alt.Detail(["shade:N", "bridge:N"])))
+        if thinned["gap"].any():
+            pale = alt.Chart(_across(thinned, colour)).mark_line(strokeWidth=0.7, strokeOpacity=0.6)
+            layers.append(pale.encode(x, _y(panel, "mean"), paint, alt.Detail(["shade:N", "bridge:N"])))
         # of many curves dots would hide each other
         dots = alt.Chart(all_.filter("beside").select("step", "mean", "fill")).mark_point(
             filled=True, stroke=None, opacity=1, size=9 if beside < _MOST_POINTS else 3
