@@ -59,3 +59,18 @@ def test_the_page_shows_every_method(tmp_path):
     content = page.read_text(encoding="utf-8")
     for method in (FULL, "LoRA, rank 1", "LoRA, rank 4", "absmax of 2 bits", "nf4", "fp4"):
         assert method in content
+
+
+def test_a_run_that_has_not_come_to_the_end_has_no_loss_in_the_end():
+    ends = {(FULL, 1e-3, seed): 1.0 + 0.1 * seed for seed in (0, 1)}
+    ends |= {("LoRA", lr, seed): 100 * lr + 0.1 * seed for lr in (1e-2, 2e-2) for seed in (0, 1)}
+    begun = curves({("LoRA", 2e-2, 9): 0.0}).filter(pl.col("step") == 0)  # whose first loss, 3, is no last one
+    early = begun.with_columns(valid_loss=pl.lit(0.1))
+    assert compared(pl.concat([curves(ends), early])).equals(compared(curves(ends)))
+
+
+def test_a_method_that_is_better_is_below():
+    ends = {(FULL, 1e-3, seed): 1.3 + 0.1 * seed for seed in range(3)}
+    ends |= {("LoRA", 1e-3, seed): 1.2 + 0.1 * seed + 0.01 * (seed % 2) for seed in range(3)}
+    (line,) = [line for line in answers(compared(curves(ends))) if line.startswith("LoRA")]
+    assert line.startswith("LoRA: 0.0967 [") and "nats per token below full fine-tuning" in line and "−" not in line

@@ -487,3 +487,12 @@ def test_the_replication_of_hoffmann_is_replicated(published):
     size = np.abs(residuals.to_numpy())
     theirs = np.where(size <= DELTA, size**2 / 2, DELTA * (size - DELTA / 2)).sum()
     assert fit_scaling(kept, resamples=0).every.objective <= theirs
+
+
+@pytest.mark.parametrize(("several", "said"), [(1, "all runs are of one cluster"), (4, "intervals are of 4 clusters")])
+def test_few_clusters_are_said(several, said):
+    frame = runs(24, noise=0.02, seed=4).with_columns(batch=np.arange(24) % several)
+    fit = fit_scaling(frame, group="batch", resamples=20)
+    assert any(warning.startswith(said) for warning in fit.warnings)
+    assert fit.every.estimates()["low"].is_nan().all() == (several == 1)
+    assert not any("cluster" in warning for warning in fit_scaling(frame, resamples=20).warnings)

@@ -17,6 +17,7 @@ from shoal.lab.tensors import load_tensors, save_tensors
 from shoal.report.runs import report_runs
 from shoal.spec import RunSpec, grid
 from shoal.studies import Form, Results, get_study
+from shoal.studies.hmm_pages import states_sentences
 from shoal.studies.own_axes import own_grid
 from shoal.studies.own_grid import report_own_grid
 from shoal.tasks.sequences.data import resampled
@@ -215,3 +216,24 @@ def test_a_model_that_cannot_be_read_is_named_and_the_others_are_shown(impossibl
     assert any(run in answer for answer in by.answers if answer.startswith("Left out"))
     (finding,) = examine(lab)
     assert run in finding.what and finding.is_damage
+
+
+def numbers_of(*high):
+    rows = [
+        {"num_states": K, "held": -1.0 + 0.1 * K, "held_low": -1.2, "held_high": 0.0, "below_high": end}
+        | {"aic": -K, "bic": -K, "valid_log_likelihood": -10.0}
+        for K, end in enumerate(high, 1)
+    ]
+    return {"numbers": rows}
+
+
+def test_what_cannot_be_told_apart_is_not_enough():
+    (said,) = states_sentences(numbers_of(-0.1, 0.01, 0.0))
+    assert "K = 2 cannot be told from it: these sequences do not show that more than 2 help; 3 is the largest" in said
+    assert "enough" not in said
+
+
+def test_a_single_validation_sequence_tells_nothing_apart():
+    (said,) = states_sentences(numbers_of(math.nan, math.nan, math.nan))
+    assert "no interval over a single validation sequence, so that nothing is told apart" in said
+    assert "by more than its interval" not in said

@@ -115,3 +115,13 @@ def test_a_column_serves_one_purpose():
     ):
         with pytest.raises(UserError, match="is named for two things"):
             act()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), None])
+@pytest.mark.parametrize("sides", ["both", "one"])
+def test_a_value_that_is_not_finite_is_no_value(value, sides):
+    times = [1.0, 2.0, 3.0, value, 1.5, 2.5, 2.0, value if sides == "both" else 4.0]
+    frame = pl.DataFrame({"time": times, "g": ["a"] * 4 + ["b"] * 4, "seed": [0, 1, 2, 3] * 2})
+    without = compare(frame.filter(pl.col("seed") < 3), [VALUE], "g", "b")
+    columns = ["mean_difference", "p", "low", "high"]
+    assert compare(frame, [VALUE], "g", "b")[columns].equals(without[columns])

@@ -46,11 +46,14 @@ def resample_counts(clusters: NDArray[np.int64], resamples: int, seed: int) -> A
 
 
 def bootstrap(points: PowerSum, clusters: NDArray[np.int64], resamples: int, seed: int) -> Array:
-    """Theta of each resample, ``(resamples, len(theta))``; each search starts from the estimate."""
-    counts = resample_counts(clusters, resamples, seed)
+    """Theta of each resample, ``(resamples, len(theta))``; each search starts from the estimate.
+
+    Of one cluster there is none: it would be drawn as it is, and make an interval without a width.
+    """
+    counts = resample_counts(clusters, resamples if clusters.max() else 0, seed)
     with one_thread():
         thetas = [points.search(points.best, row)[1] for row in counts]
-    return np.array(thetas).reshape(resamples, len(points.best))
+    return np.array(thetas).reshape(len(counts), len(points.best))
 
 
 def interval(values: Array, level: float = LEVEL) -> tuple[float, float]:

@@ -63,7 +63,7 @@ def pairs(
     Returns:
         ``pair``, ``baseline`` and ``variant`` (values, times cut off), ``difference`` = variant − baseline, ``score``
         (the tested quantity, positive where the variant is better), ``censored`` (true where either run did not reach
-        the threshold) and ``horizon``; null where one run of the pair has no value.
+        the threshold) and ``horizon``; null where one run of the pair has no value, or one that is not finite.
 
     Raises:
         UserError: a column or value is unknown, two runs stand for the same half of a pair, a run has no ``pair``, or
@@ -95,7 +95,7 @@ def pairs(
 def _valued(runs: pl.DataFrame, metric: Metric, setting: str, pair: str) -> pl.DataFrame:
     """Runs that have a value, with their ``value``, ``seen`` (observed), ``rank`` among all and ``horizon``."""
     observed = pl.lit(True) if metric.observed is None else pl.col(metric.observed)
-    measured = pl.col(metric.column).is_not_null() & pl.col(metric.column).cast(pl.Float64).is_not_nan()
+    measured = pl.col(metric.column).cast(pl.Float64).is_finite().fill_null(False)  # no test has room for infinity
     ended = has_outcome(runs, metric.observed is not None and observed)
     value = pl.col(metric.column)
     value = value.cast(pl.Float64) if runs.schema[metric.column].is_decimal() else value

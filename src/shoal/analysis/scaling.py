@@ -27,6 +27,7 @@ from shoal.errors import UserError
 
 SMALLEST_DELTA = 1e-9  # below it the law no longer changes, and the objective nears the smallest numbers
 _FEW_VALUES = 5
+_FEW_CLUSTERS = 10
 _ROUNDING = 1e-6  # share by which a product may leave the range of the runs
 _ROUNDS = 10
 _SETTING = ("parameters", "tokens")
@@ -131,7 +132,8 @@ def fit_scaling(
     used = frame.filter(~outlier) if dropped else frame
     held_out = hold_out(used, holdout, form)
     chosen = without if dropped and without is not None else every
-    warnings = (*_outlier_warnings(outlier, score, dropped), *_run_warnings(used), *chosen.warnings)
+    few = _cluster_warnings(chosen) if resamples else []
+    warnings = (*_outlier_warnings(outlier, score, dropped), *_run_warnings(used), *few, *chosen.warnings)
     if held_out is None:
         warnings += ("no held-out error: too few runs, or too few different ones, lie below the largest compute",)
     else:
@@ -240,6 +242,14 @@ def _outlier_warnings(outlier: NDArray[np.bool_], score: Array, dropped: bool) -
             f"{outlier.sum()} of {len(outlier)} runs are outliers (standardised log residual beyond ±{MOST_SCORE:g}): "
             f"{fate}, and both fits are shown"
         ]
+    return []
+
+
+def _cluster_warnings(chosen: Estimate) -> list[str]:
+    if chosen.clusters == 1:
+        return ["all runs are of one cluster: there is nothing to draw from, and no interval"]
+    if chosen.clusters < _FEW_CLUSTERS:
+        return [f"intervals are of {chosen.clusters} clusters: of fewer than {_FEW_CLUSTERS} they are too narrow"]
     return []
 
 

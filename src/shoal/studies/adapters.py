@@ -159,7 +159,9 @@ def compared(curves: pl.DataFrame) -> pl.DataFrame:
         ``difference_low``, ``difference_high``, ``p``, and ``p_holm``, corrected for all of these.
     """
     ends = curves.sort("step").group_by("method", "lr", "seed", maintain_order=True)
-    each = ends.agg(pl.col("valid_loss").first().alias("first"), pl.col("valid_loss").last().alias("loss"))
+    values = pl.col("valid_loss")
+    each = ends.agg(values.first().alias("first"), values.last().alias("loss"), pl.col("step").last().alias("end"))
+    each = each.filter(pl.col("end") == pl.col("end").max())  # a run that has not come as far has no loss in the end
     means = each.group_by("method", "lr", maintain_order=True).agg(pl.col("loss").mean().alias("mean"))
     best = means.sort("mean", nulls_last=True).group_by("method", maintain_order=True).first().select("method", "lr")
     order = {method: place for place, method in enumerate(curves["method"].unique(maintain_order=True))}
@@ -195,13 +197,17 @@ def answers(table: pl.DataFrame) -> list[str]:
         f"{with_interval(row['loss'], row['low'], row['high'], 4)} nats per token."
     ]
     for row in table.filter(pl.col("method") != FULL).iter_rows(named=True):
-        gap = with_interval(row["difference"], row["difference_low"], row["difference_high"])
+        is_below = (row["difference"] or 0) < 0
+        ends = [row["difference"], row["difference_low"], row["difference_high"]]
+        if is_below:
+            ends = [None if end is None else -end for end in (ends[0], ends[2], ends[1])]
+        gap, side = with_interval(*ends), "below" if is_below else "above"
         p = row["p_holm"]
         if p is None:
             verdict = "too few seeds for a test"
         else:
             verdict = f"p {bare_p(p)}{'' if p < 0.05 else ', no difference shown'}"
-        sentences.append(f"{row['method']}: {gap} nats per token above full fine-tuning ({verdict}).")
+        sentences.append(f"{row['method']}: {gap} nats per token {side} full fine-tuning ({verdict}).")
     return sentences
 
 

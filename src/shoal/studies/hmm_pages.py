@@ -83,11 +83,14 @@ def states_sentences(measured: Measured) -> list[str]:
     words = ", ".join(f"{name} chooses {row['num_states']}" for name, row in chosen.items())
     alike = [row["num_states"] for row in rows if row is not top and row["below_high"] >= 0]
     fewest = min([*alike, top["num_states"]])
-    compared = (
-        f"K = {', '.join(map(str, alike))} cannot be told from it, so that {fewest} are enough"
-        if alike
-        else "every other number is below it by more than its interval over resampled validation sequences"
-    )
+    compared = "every other number is below it by more than its interval over resampled validation sequences"
+    if alike:
+        told = f"K = {', '.join(map(str, alike))} cannot be told from it"
+        compared = f"{told}: these sequences do not show that more than {fewest} help"
+    elif any(math.isnan(row["below_high"]) for row in rows if row is not top):
+        compared = "there is no interval over a single validation sequence, so that nothing is told apart"
+    if len(rows) > 1 and top is rows[-1]:
+        compared += f"; {top['num_states']} is the largest number tried, and a larger one may be better"
     return [
         f"{of_numbers} {words}. Held out, K = {top['num_states']} has {_interval(top, 'held')} nats per observation; "
         f"{compared}.",
