@@ -85,8 +85,8 @@ def states_sentences(measured: Measured) -> list[str]:
     fewest = min([*alike, top["num_states"]])
     compared = "every other number is below it by more than its interval over resampled validation sequences"
     if alike:
-        told = f"K = {', '.join(map(str, alike))} cannot be told from it"
-        compared = f"{told}: these sequences do not show that more than {fewest} help"
+        others = f"K = {', '.join(map(str, alike))} cannot be told from it"
+        compared = f"{others}: these sequences do not show that more than {fewest} help"
     elif any(math.isnan(row["below_high"]) for row in rows if row is not top):
         compared = "there is no interval over a single validation sequence, so that nothing is told apart"
     if len(rows) > 1 and top is rows[-1]:
