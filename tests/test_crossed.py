@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import shoal
-from shoal.analysis import slope_difference, trend
+from shoal.analysis import any_difference, logrank, slope_difference, trend
 from shoal.analysis.blocks import comparable, crossed
 from shoal.errors import UserError
 from shoal.report.panels import Axis
@@ -301,3 +301,41 @@ def test_settings_of_real_runs_are_crossed_as_they_were_asked_for(tmp_path):
     assert crossing(runs, "num_layers") == (("seed",), ("embedding_size",))
     assert crossing(runs, "embedding_size") == (("seed",), ("num_layers",))
     assert crossing(runs.with_columns(size=pl.int_range(8)), "size", ("num_layers", "embedding_size"))[1] == ()
+
+
+def with_null_seeds():
+    """Twelve runs at three widths, of which four have no seed on record."""
+    rng = np.random.default_rng(3)
+    return pl.DataFrame(
+        {
+            "model": ["lstm", "gpt"] * 6,
+            "width": [8] * 4 + [16] * 4 + [32] * 4,
+            "seed": [0, 0, 1, 1, 0, None, 1, None, 0, None, 1, None],
+            "loss": rng.normal(size=12),
+            "time": rng.integers(1, 50, 12),
+            "observed": [True] * 12,
+        }
+    )
+
+
+def test_a_null_seed_is_no_seed_in_any_test():
+    """One rule: where a run has no seed on record, tests exchange runs as if none had, and slopes leave it out."""
+    frame = with_null_seeds()
+    assert comparable(frame, "width", "seed").names == ()
+    assert logrank(frame, "width").blocks == ()
+    without = logrank(frame.drop("seed"), "width")
+    assert logrank(frame, "width").p == without.p
+    assert (
+        any_difference(frame, "width", "loss", draws=40_000).p
+        == any_difference(frame, "width", "loss", (), draws=40_000).p
+    )
+    one, none = (trend(frame, "width", "loss", unit, draws=40_000) for unit in ("seed", ()))
+    assert (one.p, one.rho, one.slope, one.units) == (none.p, none.rho, pytest.approx(none.slope), 2)
+
+
+def test_slopes_are_compared_on_seeds_that_are_known():
+    frame = with_null_seeds()
+    slopes = slope_difference(frame, "width", "loss", "model", "lstm", "gpt")
+    known = slope_difference(frame.drop_nulls("seed"), "width", "loss", "model", "lstm", "gpt")
+    assert slopes.alone == known.alone + 4 and slopes.missing == known.missing
+    assert (slopes.units, slopes.difference) == (known.units, known.difference)

@@ -287,7 +287,7 @@ def test_bootstrap_and_held_out_intervals_hold_the_truth():
         estimate = fit(truth, data, iterations=100, tolerance=1e-4).model
         found = bootstrap(estimate, data, 100, seed=world, iterations=60, tolerance=1e-3)
         inside += found.low["transitions"][0, 1] <= 0.1 <= found.high["transitions"][0, 1]
-        score = held_out(truth, data, seed=world)
+        score = held_out(truth, data)
         held += score.low[0] <= expected <= score.high[0]
     assert 178 <= inside <= 199 and 180 <= held <= 199  # 190 ± 3.1 by chance
 

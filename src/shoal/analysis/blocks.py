@@ -75,7 +75,8 @@ def comparable(frame: pl.DataFrame, asked: Names, unit: Names, within: Names = (
 
     Where runs share seeds so seldom that fewer than half of those that agree in ``within`` can be compared on a seed,
     the seed is left out of the blocks: runs of different seeds are as good as drawn anew, so that this costs power
-    alone. A setting is never left out: its runs would not be alike.
+    alone. So it is where a run has no seed on record (null), which is nobody's seed. A setting is never left out: its
+    runs would not be alike; one that is null, as the depth of a model that has none, is a value like others.
 
     Args:
         frame: one row per run.
@@ -88,8 +89,10 @@ def comparable(frame: pl.DataFrame, asked: Names, unit: Names, within: Names = (
     """
     settings, seeds = as_names(within), as_names(unit)
     check_columns(frame, [*as_names(asked), *settings, *seeds])
-    blocks = _blocks(frame, as_names(asked), [*seeds, *settings])
     without = _blocks(frame, as_names(asked), settings)
+    if any(frame[name].null_count() for name in seeds):
+        return without
+    blocks = _blocks(frame, as_names(asked), [*seeds, *settings])
     return blocks if 2 * blocks.runs >= without.runs else without
 
 

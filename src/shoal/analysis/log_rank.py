@@ -69,7 +69,7 @@ def logrank(
         times: ``time``, ``observed``, perhaps ``state`` (see :func:`shoal.analysis.survival.outlasting`), the columns
             of ``by`` and ``within`` and perhaps ``unit``.
         by: the columns whose values are the groups.
-        unit: columns in which runs that share a seed agree; where one is missing or null, seeds are not used.
+        unit: columns in which runs that share a seed agree; where one is missing, seeds are not used.
         within: the other settings that vary: runs are compared that agree in them, and in their seed where
             enough of them share one (:func:`shoal.analysis.blocks.comparable`).
         draws: number of random arrangements, where there are more than that in all.
@@ -167,8 +167,7 @@ def _sample(times: pl.DataFrame, by: Names, unit: Names, within: Names) -> tuple
     for number, (key, group) in enumerate(groups(numbered, by)):
         names.append(", ".join(str(key[name][0]) for name in as_names(by)))
         labels[group["_row"].to_numpy()] = number
-    shared = all(name in times.columns and times[name].null_count() == 0 for name in as_names(unit))
-    seeds = as_names(unit) if shared else []
+    seeds = as_names(unit) if set(as_names(unit)) <= set(times.columns) else []
     return names, _Sample(
         numbered["time"].to_numpy().astype(np.float64),
         numbered["observed"].to_numpy().astype(np.float64),

@@ -82,8 +82,8 @@ class SlopeDifference:
         second: the other group.
         units: number of seeds that have a slope in both groups.
         missing: seeds that only one group has, which are left out.
-        alone: runs left out because the other group has no such seed or combination of other settings, or because no
-            other at another x agrees with them in these.
+        alone: runs left out because the other group has no such seed or combination of other settings, because no
+            other at another x agrees with them in these, or because their seed is null.
         dropped: runs left out because x or y is null or NaN.
         first_slope: slope of the first group, y per doubling of x (or per x), mean over these seeds.
         second_slope: the same of the second group.
@@ -145,7 +145,7 @@ def trend(
     low, high, _ = student(slopes)
     return TrendEstimate(
         runs=blocks.runs,
-        units=used.select(as_names(unit)).n_unique() if as_names(unit) else min(len(used), 1),
+        units=used.select(as_names(unit)).drop_nulls().n_unique() if as_names(unit) else min(len(used), 1),
         names=blocks.names,
         blocks=len(blocks.rows),
         alone=blocks.alone,
@@ -191,7 +191,8 @@ def slope_difference(
     names, settings = as_names(unit), as_names(within)
     chosen = rows_with(frame, group, [first, second])
     numbers = usable(chosen, x, y, names, settings, log2)
-    halves = [numbers.filter(pl.col(group) == value) for value in (first, second)]
+    with_seed = numbers.drop_nulls(names) if names else numbers
+    halves = [with_seed.filter(pl.col(group) == value) for value in (first, second)]
     seeds = [set(half.select(names).rows()) for half in halves]
     if names or settings:
         on = [*names, *settings]

@@ -1,15 +1,16 @@
 """The best of many restarts, criteria for the number of states, and the likelihood of sequences that were held out.
 
-Sources: Akaike 1974; Schwarz 1978; Hurvich and Tsai 1989; Efron and Tibshirani 1993 for the intervals.
+Sources: Akaike 1974; Schwarz 1978; Hurvich and Tsai 1989; Tukey 1958 and Miller 1974 for the intervals.
 
 Shapes: ``R`` models, ``K`` states, ``S`` sequences.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from shoal.errors import UserError
 from shoal.hmm.counts import expected_counts
@@ -20,8 +21,6 @@ from shoal.hmm.starts import random_models
 
 AGAIN = 0.1  # nats from the best, within which a restart has found it again
 LEVEL = 0.95
-RESAMPLES = 2000
-_CHUNK = 1 << 21  # sequences of the resamples that are held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +128,8 @@ class HeldOut:
 
     Attributes:
         value: of each model, ``(R,)``; -inf where a sequence is impossible.
-        low: lower end of its interval, ``(R,)``; NaN with a single sequence, which cannot be resampled.
+        low: lower end of its interval, ``(R,)``; NaN where a sequence is impossible, and where no spread can be
+            estimated: of a single sequence with observations that are seen, or of sequences that are all alike.
         high: upper end.
     """
 
@@ -138,50 +138,49 @@ class HeldOut:
     high: Array
 
 
-def held_out(
-    model: HMM, data: Sequences, seed: int = 0, *, resamples: int = RESAMPLES, level: float = LEVEL
-) -> HeldOut:
-    """Log-likelihood per observation, with percentile intervals over resampled sequences."""
-    return per_observation(expected_counts(model, data).log_likelihood, data, seed, resamples=resamples, level=level)
-
-
-def per_observation(
-    log_likelihood: Array, data: Sequences, seed: int = 0, *, resamples: int = RESAMPLES, level: float = LEVEL
-) -> HeldOut:
-    """Means over observations of log-likelihoods of sequences ``(R, S)``, with intervals.
+def held_out(model: HMM, data: Sequences, *, level: float = LEVEL) -> HeldOut:
+    """Log-likelihood per observation, with intervals as :func:`per_observation` gives them.
 
     Raises:
-        UserError: ``resamples`` is below 20, ``level`` not between 0 and 1, or no observation is seen.
+        UserError: see :func:`per_observation`.
     """
-    if resamples < 20:
-        raise UserError(f"resamples must be at least 20, got {resamples}")
+    return per_observation(expected_counts(model, data).log_likelihood, data, level=level)
+
+
+def per_observation(log_likelihood: Array, data: Sequences, *, level: float = LEVEL) -> HeldOut:
+    """Means over observations of log-likelihoods of sequences ``(R, S)``, with intervals.
+
+    The sequences are the independent units. With m of them that have observations, the interval is the mean ± t(m - 1)
+    times the jackknife's standard error, which leaves out one sequence at a time. Simulated at 95 %, it holds the truth
+    in 93 to 95 % of data sets of two to five sequences of 5 to 200 observations, 94 % of 10 and 95 % of 30 or more;
+    where a few short sequences (of 6 observations) are mostly alike and rarely very different, in 79 to 86 % of data
+    sets of two to five. Percentiles of resampled sequences hold it in 51, 84, 90 and 92 % of two, five, 10 and 30.
+
+    Raises:
+        UserError: ``level`` is not between 0 and 1, or no observation is seen.
+    """
     if not 0 < level < 1:
         raise UserError(f"level must be between 0 and 1, got {level}")
     sizes = np.add.reduceat(data.seen.astype(np.float64), data.begin[:-1])
     if not sizes.sum():
         raise UserError("all observations are missing")
-    value, S = log_likelihood.sum(axis=1) / sizes.sum(), len(sizes)
-    nothing = np.full(len(value), np.nan)
-    if S == 1:
-        return HeldOut(value, nothing, nothing)
-    is_impossible = log_likelihood == -np.inf  # 0 times which is no number
-    possible, impossible = np.where(is_impossible, 0.0, log_likelihood), is_impossible.astype(np.float64)
-    means = np.empty((len(value), resamples))
-    for first, times in _resampled(S, resamples, seed):
-        totals = np.maximum(times @ sizes, 1.0)  # a resample may hold missing observations alone
-        part = np.where(impossible @ times.T > 0, -np.inf, possible @ times.T / totals)
-        means[:, first : first + len(times)] = part
-    ends = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=1, method="inverted_cdf")
-    return HeldOut(value, ends[0], ends[1])
+    value = log_likelihood.sum(axis=1) / sizes.sum()
+    reach = _reach(log_likelihood[:, sizes > 0], sizes[sizes > 0], level)
+    return HeldOut(value, value - reach, value + reach)
 
 
-def _resampled(S: int, resamples: int, seed: int) -> Iterator[tuple[int, Array]]:
-    """Number of the first of some resamples, and how often each holds each sequence, ``(n, S)``."""
-    random, step = np.random.default_rng(seed), max(1, _CHUNK // S)
-    for first in range(0, resamples, step):
-        n = min(step, resamples - first)
-        rows = random.integers(S, size=(n, S)) + S * np.arange(n)[:, None]
-        yield first, np.bincount(rows.ravel(), minlength=n * S).reshape(n, S).astype(np.float64)
+def _reach(log_likelihood: Array, sizes: Array, level: float) -> Array:
+    """Half of Student's interval of totals of log-likelihoods over totals of sizes, ``(R,)``; NaN without spread."""
+    m, nothing = len(sizes), np.full(len(log_likelihood), np.nan)
+    if m < 2:
+        return nothing
+    is_finite = np.isfinite(log_likelihood.sum(axis=1, keepdims=True))  # (R, 1)
+    finite = np.where(is_finite, log_likelihood, 0.0)
+    without = (finite.sum(axis=1, keepdims=True) - finite) / (sizes.sum() - sizes)  # each sequence left out, (R, m)
+    spread = without - without.mean(axis=1, keepdims=True)
+    error = np.sqrt((m - 1) / m * (spread**2).sum(axis=1))
+    has_spread = np.ptp(without, axis=1) > 1e-12 * np.abs(without).max(axis=1)
+    return np.where(is_finite[:, 0] & has_spread, float(stdtrit(m - 1, (1 + level) / 2)) * error, nothing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +236,7 @@ def compare_numbers_of_states(
             candidates.append(Candidate(K, best, None, None))
             continue
         scores = _cross_validated(data, K, restarts, seed, folds, settings)
-        held = None if scores is None else per_observation(scores[None], data, seed)
+        held = None if scores is None else per_observation(scores[None], data)
         candidates.append(Candidate(K, best, criteria(best.model, best.log_likelihood, data.n_seen), held))
     return candidates
 

@@ -97,7 +97,7 @@ class ModelRecords:
         """Log-likelihood per observation of the validation sequences under the kept model of a run, in nats.
 
         Returns:
-            Its value and a percentile interval (95 %) over resampled sequences.
+            Its value and Student's interval (95 %), which takes sequences as independent.
 
         Raises:
             UserError: the run is of another family, or its sequences cannot be read.

@@ -17,12 +17,12 @@ from shoal.report.words import NOTHING, counted, listed, number, with_interval
 _MOST_NAMED = 6
 CAPTION = (
     "Best of the restarts of each setting, by the log-likelihood of the training sequences (nats, in float64), among "
-    "fits without a problem. Held out: of the validation sequences, per observation, with its percentile interval (95 "
-    "%) over resampled sequences; without one where there is a single sequence, or the sequences cannot be read any "
-    "more. Found again: how many restarts, the best included, "
-    "came within 0.1 nats of it; where it is 1, a better one may be missing. Degenerate: fits with a state that no "
-    "observation belongs to, a variance at its floor, an impossible observation, or a likelihood that fell; these are "
-    "never the best. P: free parameters. AIC and BIC: −2 log L + 2 P and −2 log L + P log n, the smaller the better. "
+    "fits without a problem. Held out: of the validation sequences, per observation, with Student's interval (95 %), "
+    "which takes whole sequences as independent; without one where there is a single sequence, one is impossible, or "
+    "the sequences cannot be read any more. Found again: how many restarts, the best included, came within 0.1 nats of "
+    "it; where it is 1, a better one may be missing. Degenerate: fits with a state that no observation belongs to, a "
+    "variance at its floor, an impossible observation, or a likelihood that fell; these are never the best. P: free "
+    "parameters. AIC and BIC: −2 log L + 2 P and −2 log L + P log n, the smaller the better. "
     "Converged: an update gained less than the tolerance."
 )
 

@@ -29,8 +29,8 @@ def states_section(measured: Measured) -> Section:
     rows = measured["numbers"]
     caption = (
         "Left: log-likelihood per observation of the sequences that did not train, of the best fit of each number of "
-        "states; lines: percentile intervals (95 %) over resampled sequences. Right: AIC and BIC of the training "
-        "sequences above their smallest, on an axis that is linear near 0 and logarithmic beyond."
+        "states; lines: Student's intervals (95 %), which take whole sequences as independent. Right: AIC and BIC of "
+        "the training sequences above their smallest, on an axis that is linear near 0 and logarithmic beyond."
     )
     figure = Figure("states", by_states(rows, "Numbers of states"), caption)
     return Section("Number of states", figures=[figure], tables=[_numbers_table(rows)], about=ABOUT_NUMBERS)
@@ -60,8 +60,9 @@ def _numbers_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         "Best of the restarts of each number of states K, among fits without a problem. Found again: restarts within "
         "0.1 nats of the best, itself included. Degenerate: fits that are never the best. P: free parameters. log L: "
         "of the training sequences, in nats. AIC, BIC: the smaller the better. Held out: log-likelihood per "
-        "observation of the validation sequences (nats), with its percentile interval over resampled sequences. Below "
-        "the best: the difference from the highest, on the same resamples. Bold: the best of each."
+        "observation of the validation sequences (nats), with Student's interval, which takes whole sequences as "
+        "independent. Below the best: the difference from the highest, sequence by sequence, with intervals that hold "
+        "together (Bonferroni). Bold: the best of each."
     )
     return Table("states", header, body, caption, pl.DataFrame(list(rows), infer_schema_length=None))
 
@@ -81,21 +82,27 @@ def states_sentences(measured: Measured) -> list[str]:
         return [f"{of_numbers} {words}.", *impossible]
     chosen["held-out likelihood"] = top
     words = ", ".join(f"{name} chooses {row['num_states']}" for name, row in chosen.items())
-    alike = [row["num_states"] for row in rows if row is not top and row["below_high"] >= 0]
-    fewest = min([*alike, top["num_states"]])
-    compared = "every other number is below it by more than its interval over resampled validation sequences"
-    if alike:
-        others = f"K = {', '.join(map(str, alike))} cannot be told from it"
-        compared = f"{others}: these sequences do not show that more than {fewest} help"
-    elif any(math.isnan(row["below_high"]) for row in rows if row is not top):
-        compared = "there is no interval over a single validation sequence, so that nothing is told apart"
-    if len(rows) > 1 and top is rows[-1]:
+    held = f"Held out, K = {top['num_states']} has {_interval(top, 'held')} nats per observation"
+    others = [row for row in rows if row is not top]
+    compared = f"; {_compared(top, others)}" if others else ""
+    if others and top is rows[-1]:
         compared += f"; {top['num_states']} is the largest number tried, and a larger one may be better"
-    return [
-        f"{of_numbers} {words}. Held out, K = {top['num_states']} has {_interval(top, 'held')} nats per observation; "
-        f"{compared}.",
-        *impossible,
-    ]
+    return [f"{of_numbers} {words}. {held}{compared}.", *impossible]
+
+
+def _compared(top: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
+    """Words for the numbers of states that the validation sequences tell from the one that is likeliest on them."""
+    possible = [row for row in others if row["below"] > -math.inf]  # the rest hold a sequence impossible
+    if possible and all(math.isnan(row["below_high"]) for row in possible):
+        return "a single validation sequence gives no intervals, so that nothing is told apart"
+    alike = [row["num_states"] for row in possible if not row["below_high"] < 0]
+    if not alike:
+        return "every other number is below it, and no interval of the differences reaches 0"
+    fewest = min([*alike, top["num_states"]])
+    return (
+        f"K = {', '.join(map(str, alike))} cannot be told from it: these sequences do not show that more than {fewest} "
+        "help"
+    )
 
 
 def _impossible_sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:

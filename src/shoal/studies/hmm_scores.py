@@ -79,17 +79,18 @@ def _numbers(best: pl.DataFrame, models: Mapping[int, HMM], valid: Sequences) ->
     """Row for each number of states: held-out log-likelihood per observation, and how far it is below the highest.
 
     Where a validation sequence is impossible, its log-likelihood is -inf; the highest is then of a number of states
-    without one. Where there is none, nothing is compared, and differences are NaN.
+    without one. Where there is none, nothing is compared, and differences are NaN. The intervals of the differences
+    hold together (Bonferroni), so that the highest, though chosen by these sequences, is compared with all others.
     """
     each = {K: log_likelihood(model, valid).log_likelihood for K, model in models.items()}  # (1, S) each
     held = {K: per_observation(values, valid) for K, values in each.items()}
     top = max(held, key=lambda K: float(held[K].value[0]))
-    rows = []
+    level, rows = 1 - (1 - LEVEL) / max(1, len(models) - 1), []
     for row in best.iter_rows(named=True):
         K = int(row["num_states"])
         with np.errstate(invalid="ignore"):
             gaps = each[K] - each[top] if np.isfinite(each[top]).all() else np.full_like(each[top], np.nan)
-        below = per_observation(gaps, valid)
+        below = per_observation(gaps, valid, level=level)
         numbers = {"held": held[K], "below": below}
         ends = {
             f"{name}{end}": float(getattr(one, what)[0])
