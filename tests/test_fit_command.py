@@ -73,6 +73,16 @@ def test_a_page_without_intervals_or_held_out_runs(here):
     assert not (here / "fit-runs" / "figures" / "held-out.png").exists()
 
 
+def test_without_resamples_no_table_has_a_column_of_intervals(here, capsys, undrawn):
+    table().write_csv("runs.csv")
+    assert fit("runs.csv", *RESAMPLES, "--predict", "N=1e9,D=1e11") == 0
+    with_intervals = capsys.readouterr().out
+    assert with_intervals.count("95%") > 4 and "bootstrap resamples" in with_intervals
+    assert fit("runs.csv", "--resamples", "0", "--predict", "N=1e9,D=1e11", "--out", "other") == 0
+    without = capsys.readouterr().out
+    assert "95%" not in without and "interval" not in without and "resample" not in without
+
+
 def test_the_same_command_prints_the_same_and_may_write_over_its_own(here, capsys, undrawn):
     table().write_csv("runs.csv")
     fit("runs.csv", *RESAMPLES, "--seed", "3")

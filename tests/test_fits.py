@@ -356,7 +356,7 @@ def test_what_the_runs_do_not_determine_is_warned_of():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.drop("loss"), "no column 'loss'"),
+        (lambda f: f.drop("loss"), "unknown column 'loss'"),
         (lambda f: f.with_columns(loss=pl.lit("x")), "must hold numbers"),
         (lambda f: f.with_columns(loss=pl.when(pl.arange(pl.len()) == 3).then(-1.0).otherwise("loss")), "row 4: loss"),
         (lambda f: f.with_columns(tokens=pl.lit(float("nan"))), "row 1: tokens must be a finite number above 0"),
@@ -376,7 +376,7 @@ def test_bad_runs_are_refused(change, message):
     "options", [{"resamples": 5}, {"seed": -1}, {"holdout": 0.0}, {"holdout": 0.9}, {"group": "g"}]
 )
 def test_bad_options_are_refused(options):
-    with pytest.raises(UserError, match=f"{next(iter(options))} must be|no column 'g'"):
+    with pytest.raises(UserError, match=f"{next(iter(options))} must be|unknown column 'g'"):
         fit_scaling(runs(), **options)
 
 
@@ -435,7 +435,7 @@ def test_a_power_law_warns_and_refuses():
     x = np.geomspace(1, 100, 20)
     straight = pl.DataFrame({"x": x, "y": x**-0.3})
     assert any("c is at 0" in w for w in fit_power_law(straight, "x", "y", saturating=True, resamples=20).warnings)
-    with pytest.raises(UserError, match="no column 'q'"):
+    with pytest.raises(UserError, match="unknown column 'q'"):
         fit_power_law(straight, "q", "y")
     with pytest.raises(UserError, match="row 2: run must name the cluster of the point, got null"):
         fit_power_law(straight.with_columns(run=pl.Series(["a", None] * 10)), "x", "y", group="run")

@@ -383,3 +383,42 @@ def test_any_bytes_are_a_table_or_one_line(tmp_path_factory, content):
             assert "\n" not in str(error)
         else:
             assert (table.runs.select("parameters", "tokens", "loss").to_numpy() > 0).all()
+
+
+MIXED = "N,D,loss\n3.162M,100M,3.1\n1M,50M,3.4\n0.01,2.5M,4\n0.02,2.5M,4\n"
+
+
+def test_numbers_without_the_unit_of_their_column_are_doubted(tmp_path):
+    (tmp_path / "runs.csv").write_text(MIXED)
+    (doubt,) = read_runs(tmp_path / "runs.csv", Reading()).doubts
+    assert "column 'N' has '3.162M' in row 1 and '0.01' in row 3, and in 1 more like it" in doubt
+    assert not read_runs(tmp_path / "runs.csv", Reading(units=["N=M"])).doubts
+    (tmp_path / "runs.csv").write_text(MIXED.replace("0.01", "10000").replace("0.02", "20,000".replace(",", "")))
+    assert not read_runs(tmp_path / "runs.csv", Reading()).doubts
+
+
+@pytest.mark.parametrize("above", ["# my runs, 2024\n", "# a\n# b, c\n\n", "My runs\n\n", "sep=,\n# from a sheet\n"])
+def test_lines_above_the_header_are_left_out_and_said(tmp_path, above):
+    plain, titled = tmp_path / "plain.csv", tmp_path / "titled.csv"
+    plain.write_text("N,D,loss\n1e6,1e8,3.1\n2e6,1e8,x\n")
+    titled.write_text(above + "N,D,loss\n1e6,1e8,3.1\n2e6,1e8,x\n")
+    tables = [read_runs(path, Reading(drop_incomplete=True)) for path in (plain, titled)]
+    assert tables[0].runs.equals(tables[1].runs)
+    lines = above.count("\n") + 1
+    assert f"the header is in line {lines}; what stands above it is left out" in tables[1].notes
+    with pytest.raises(UserError, match=rf"row 2 \(line {lines + 2}\)"):
+        read_runs(titled, Reading())
+
+
+def test_a_header_that_is_a_comment_is_the_header(tmp_path):
+    (tmp_path / "runs.csv").write_text("# N,D,loss\n1e6,1e8,3.1\n")
+    table = read_runs(tmp_path / "runs.csv", Reading())
+    assert table.columns["parameters"] == "N" and len(table.runs) == 1
+    (tmp_path / "runs.csv").write_text("#params,D,loss\n1e6,1e8,3.1\n")
+    assert read_runs(tmp_path / "runs.csv", Reading({"parameters": "#params"})).columns["parameters"] == "#params"
+
+
+def test_a_first_line_that_names_a_column_is_the_header_whatever_follows(tmp_path):
+    (tmp_path / "runs.csv").write_text("size,D,val\nN,D,loss\n1,2,3\n")
+    with pytest.raises(UserError, match="no column of parameters"):
+        read_runs(tmp_path / "runs.csv", Reading())

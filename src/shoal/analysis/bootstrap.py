@@ -8,6 +8,7 @@ are not independent.
 import numpy as np
 from numpy.typing import NDArray
 
+from shoal.analysis.columns import is_integer
 from shoal.analysis.power_sum import Array, PowerSum, one_thread
 from shoal.errors import UserError
 
@@ -21,10 +22,10 @@ def check_resampling(resamples: int, seed: int) -> None:
     Raises:
         UserError: ``resamples`` is not 0 (for no intervals) or from 20 to 100,000, or ``seed`` is negative.
     """
-    if resamples != 0 and not _FEWEST <= resamples <= _MOST:
-        raise UserError(f"resamples must be 0 or an integer from {_FEWEST} to {_MOST:,}, got {resamples}")
-    if seed < 0:
-        raise UserError(f"seed must be an integer of at least 0, got {seed}")
+    if not is_integer(resamples) or (resamples != 0 and not _FEWEST <= resamples <= _MOST):
+        raise UserError(f"resamples must be 0 or an integer from {_FEWEST} to {_MOST:,}, got {resamples!r:.60}")
+    if not is_integer(seed) or seed < 0:
+        raise UserError(f"seed must be an integer of at least 0, got {seed!r:.60}")
 
 
 def resample_counts(clusters: NDArray[np.int64], resamples: int, seed: int) -> Array:

@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from shoal.analysis.columns import check_numbers, check_plain, check_values
 from shoal.analysis.power_sum import MOST_EXPONENT, Array
-from shoal.errors import UserError, nearest
+from shoal.errors import UserError
 
 MOST_SCORE = 5.0  # standardised log residual from which a point is called an outlier
 MOST_CONDITION = 1e3
@@ -18,23 +19,16 @@ _EXACT = 1e-6  # residuals of data without noise, where a score means nothing
 _NEGLIGIBLE = 1e-3
 
 
-def check_columns(points: pl.DataFrame, names: Sequence[str]) -> None:
+def check_positive(points: pl.DataFrame, names: Sequence[str]) -> None:
     """Refuse a frame without these columns, or with anything but finite numbers above 0 in them.
 
     Raises:
         UserError: names the column, or the first row, counted from 1.
     """
+    check_numbers(points, names)
     for name in names:
-        if name not in points.columns:
-            raise UserError(
-                f"no column {name!r}: the columns are {' '.join(points.columns)}{nearest(name, points.columns)}"
-            )
-        if not points.schema[name].is_numeric():
-            raise UserError(f"column {name!r} must hold numbers, it holds {points.schema[name]}")
-        values = points[name].cast(pl.Float64).to_numpy()
-        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-        if len(bad):
-            raise UserError(f"row {bad[0] + 1}: {name} must be a finite number above 0, got {values[bad[0]]:g}")
+        value = pl.col(name).cast(pl.Float64)
+        check_values(points, name, value.is_finite() & (value > 0), "a finite number above 0")
 
 
 def clusters(points: pl.DataFrame, group: str | None, setting: Sequence[str]) -> NDArray[np.int64]:
@@ -46,10 +40,7 @@ def clusters(points: pl.DataFrame, group: str | None, setting: Sequence[str]) ->
     if group is None:
         first = points.select(setting).with_row_index("place").select(pl.col("place").min().over(setting)).to_series()
         return first.rank("dense").cast(pl.Int64).to_numpy() - 1
-    if group not in points.columns:
-        raise UserError(
-            f"no column {group!r}: the columns are {' '.join(points.columns)}{nearest(group, points.columns)}"
-        )
+    check_plain(points, [group])
     if points[group].null_count():
         row = int(points[group].is_null().arg_max() or 0) + 1
         raise UserError(f"row {row}: {group} must name the cluster of the point, got null")

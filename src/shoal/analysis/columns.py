@@ -1,7 +1,7 @@
 """Checks of the data frames that an analysis is given, and their division into groups."""
 
 from collections.abc import Iterable, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import polars as pl
@@ -9,16 +9,24 @@ import polars as pl
 from shoal.errors import UserError, nearest
 
 Names = str | Sequence[str]
+_MOST_DRAWS = 10_000_000
 
 
 def as_names(by: Names) -> list[str]:
-    """One name or several as a list."""
-    return [by] if isinstance(by, str) else list(by)
+    """One name or several as a list; :class:`UserError` where they are no names."""
+    names = [by] if isinstance(by, str) else list(by) if isinstance(by, Iterable) else [by]
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise UserError(f"a column is named by a text, got {wrong[0]!r:.60}")
+    return names
 
 
 def check_columns(frame: pl.DataFrame, names: Iterable[str]) -> None:
-    """Raise :class:`UserError` naming the first of ``names`` that is no column of ``frame``."""
+    """Raise :class:`UserError` naming the first of ``names`` that is no column of ``frame``, a data frame of polars."""
+    if not isinstance(frame, pl.DataFrame):
+        raise UserError(f"a data frame of polars is needed, got {type(frame).__name__}: polars.DataFrame(…) makes one")
     for name in names:
+        if not isinstance(name, str):
+            raise UserError(f"a column is named by a text, got {name!r:.60}")
         if name not in frame.columns:
             raise UserError(f"unknown column {name!r}: one of {' '.join(frame.columns)}{nearest(name, frame.columns)}")
 
@@ -84,10 +92,23 @@ def check_steps(frame: pl.DataFrame, null: bool = False) -> None:
 
 
 def check_draws(name: str, draws: int, seed: int) -> None:
-    """Raise :class:`UserError` unless ``draws`` is an integer above 0 and ``seed`` one of at least 0."""
-    for what, value, least in ((name, draws, 1), ("seed", seed, 0)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise UserError(f"{what} must be an integer of at least {least}, got {value!r}")
+    """Raise :class:`UserError` unless ``draws`` is an integer from 1 to ten million, and ``seed`` one of at least 0."""
+    if not is_integer(draws) or not 1 <= draws <= _MOST_DRAWS:
+        raise UserError(f"{name} must be an integer from 1 to {_MOST_DRAWS:,}, got {draws!r:.60}")
+    if not is_integer(seed) or seed < 0:
+        raise UserError(f"seed must be an integer of at least 0, got {seed!r:.60}")
+
+
+def check_flags(**values: bool) -> None:
+    """Raise :class:`UserError` naming the first argument that is neither True nor False: ``"no"`` would be true."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise UserError(f"{name} must be True or False, got {value!r:.60}")
+
+
+def is_integer(value: Any) -> bool:
+    """Return True if a value is an integer and no boolean."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:

@@ -1,10 +1,11 @@
 """Corrections of p values for the number of tests."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Self
 
+from shoal.analysis.columns import is_number
 from shoal.errors import UserError
 
 
@@ -22,9 +23,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     >>> holm([0.01, None, 0.04, 0.03])
     [0.03, None, 0.06, 0.06]
     """
+    if not isinstance(p_values, Iterable):
+        raise UserError(f"p values must be a list of numbers, got {p_values!r:.60}")
     for p in p_values:
-        if p is not None and not 0 <= p <= 1:
-            raise UserError(f"a p value must be from 0 to 1, got {p}")
+        if p is not None and (not is_number(p) or not 0 <= p <= 1):
+            raise UserError(f"a p value must be a number from 0 to 1, or None, got {p!r:.60}")
     known = sorted((float(p), index) for index, p in enumerate(p_values) if p is not None)
     out: list[float | None] = [None] * len(p_values)
     largest = 0.0

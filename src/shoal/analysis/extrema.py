@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from shoal.analysis.columns import check_columns, check_curves, is_number
+from shoal.analysis.columns import Names, as_names, check_columns, check_curves, is_number
 from shoal.analysis.times import reaches
 from shoal.errors import UserError
 from shoal.measures import EQUATIONS, SPLITS, Measures
@@ -183,7 +183,7 @@ def with_delays(best: pl.DataFrame, measures: Measures) -> pl.DataFrame:
     return best.with_columns(pl.when(both).then(pl.col("^delay_.*$")))
 
 
-def mean_and_std(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+def mean_and_std(frame: pl.DataFrame, by: Names) -> pl.DataFrame:
     """Mean and population standard deviation (ddof 0) of every number, over the rows that agree in ``by``.
 
     Returns:
@@ -193,11 +193,12 @@ def mean_and_std(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     Raises:
         UserError: a column of ``by`` is unknown.
     """
-    check_columns(frame, by)
-    numbers = [name for name, kind in frame.schema.items() if kind.is_numeric() and name not in by]
+    names = as_names(by)
+    check_columns(frame, names)
+    numbers = [name for name, kind in frame.schema.items() if kind.is_numeric() and name not in names]
     means = [pl.col(name).mean() for name in numbers]
     deviations = [deviation(name).alias(f"{name}_std") for name in numbers]
-    return frame.group_by(by, maintain_order=True).agg(pl.len().alias("N"), *means, *deviations)
+    return frame.group_by(names, maintain_order=True).agg(pl.len().alias("N"), *means, *deviations)
 
 
 def deviation(column: str) -> pl.Expr:

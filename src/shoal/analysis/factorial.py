@@ -37,7 +37,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from shoal.analysis.columns import check_columns, check_draws, check_numbers, check_values
+from shoal.analysis.columns import Names, as_names, check_columns, check_draws, check_numbers, check_values
 from shoal.analysis.correction import holm
 from shoal.analysis.survival import has_outcome, restricted_times
 from shoal.analysis.times import check_states, check_times
@@ -97,7 +97,7 @@ def corrected_together(decompositions: Sequence[Decomposition]) -> list[Decompos
 def decompose(
     frame: pl.DataFrame,
     value: str,
-    factors: Sequence[str] = SEEDS,
+    factors: Names = SEEDS,
     log2: bool = True,
     observed: str | None = None,
     horizon: float | None = None,
@@ -127,19 +127,20 @@ def decompose(
             levels of each factor is left; or a level is null, or values are no numbers, or no times (see
             :func:`shoal.analysis.times.check_times`).
     """
-    frame = _checked(frame, value, factors, observed)
+    names = as_names(factors)
+    frame = _checked(frame, value, names, observed)
     check_draws("draws", draws, seed)
     ended = has_outcome(frame, observed is not None and pl.col(observed))
     cells = frame.filter(pl.col(value).cast(pl.Float64).is_finite().fill_null(False), ended)
-    cells, dropped = _complete_part(cells, factors)
+    cells, dropped = _complete_part(cells, names)
     end = None
     if observed is not None:
         known = cells.with_columns(pl.col(value).alias("time"), pl.col(observed).alias("observed"))
         cells, end = restricted_times(known, horizon)
-    table = _table(_values(cells, value, factors, log2, observed is not None), list(factors), draws, seed)
+    table = _table(_values(cells, value, names, log2, observed is not None), names, draws, seed)
     return Decomposition(
         table=table,
-        factors={name: cells[name].n_unique() for name in factors},
+        factors={name: cells[name].n_unique() for name in names},
         runs=len(cells),
         log2=log2,
         **_never(cells, observed is not None),

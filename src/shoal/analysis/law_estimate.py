@@ -1,6 +1,7 @@
 """Estimate of the scaling law from one set of runs, its bootstrap, and the optimum and predictions from both."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 
 from shoal.analysis.bootstrap import LEVEL, bootstrap, interval
 from shoal.analysis.checks import condition_warnings, constant_warnings, exponent_warnings, size_warnings
+from shoal.analysis.columns import is_number
 from shoal.analysis.power_law import estimates
 from shoal.analysis.power_sum import Array, PowerSum
 from shoal.analysis.scaling_law import LawForm, ScalingLaw, law_of
+from shoal.errors import UserError
 
 _QUANTITIES = ("E", "A", "B", "alpha", "beta", "a", "b")
 _MOST_RESIDUALS, _MOST_LAWS = 200, 10_000  # of which the losses of one more run are made; quantiles of more residuals
@@ -54,7 +57,11 @@ class Estimate:
 
         Returns:
             ``flop``, ``parameters``, ``tokens`` and ``loss``, the first two with ``_low`` and ``_high``.
+
+        Raises:
+            UserError: a budget is not a finite number above 0.
         """
+        _check_positive("a budget", budgets)
         rows = []
         for flop in budgets:
             N, D = self.law.optimum(flop)
@@ -77,7 +84,11 @@ class Estimate:
         Returns:
             ``parameters``, ``tokens``, ``loss``, ``low`` and ``high`` of the law, ``run_low`` and ``run_high`` of one
             run; intervals are NaN without resamples.
+
+        Raises:
+            UserError: a number of parameters or tokens is not a finite number above 0.
         """
+        _check_positive("parameters and tokens", [value for size in sizes for value in size])
         spread = np.exp(self._residual_quantiles())
         rows = []
         for N, D in sizes:
@@ -92,6 +103,12 @@ class Estimate:
         m = min(self.runs, _MOST_RESIDUALS)
         within = np.quantile(self.residuals, (np.arange(m) + 0.5) / m, method="hazen")  # all of them where they are few
         return np.asarray(within * np.sqrt(self.runs / max(self.runs - self.form.parameters, 1)))
+
+
+def _check_positive(what: str, values: Iterable[float]) -> None:
+    for value in values:
+        if not (is_number(value) and 0 < value < math.inf):
+            raise UserError(f"{what} must be finite and above 0, got {value!r:.60}")
 
 
 def estimate(points: PowerSum, form: LawForm, member: NDArray[np.int64], resamples: int, seed: int) -> Estimate:

@@ -10,7 +10,7 @@ import polars as pl
 
 from shoal.analysis.bootstrap import LEVEL, bootstrap, check_resampling, interval
 from shoal.analysis.checks import (
-    check_columns,
+    check_positive,
     clusters,
     condition_warnings,
     constant_warnings,
@@ -18,10 +18,12 @@ from shoal.analysis.checks import (
     exponent_warnings,
     size_warnings,
 )
-from shoal.analysis.power_sum import DELTA, Array, PowerSum
+from shoal.analysis.columns import check_flags
+from shoal.analysis.power_sum import DELTA, Array, PowerSum, check_delta
 from shoal.errors import UserError
 
 _NAMES = ("a", "b", "c")
+_LEAST_SQUARES = 1e3  # a threshold that no log residual reaches: all residuals count by their squares
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,16 @@ def fit_power_law(
         group: the column of clusters, which are resampled whole; those of one ``x`` when not given.
         resamples: number of bootstrap resamples; 0 for none, and then the intervals are NaN.
         seed: seed of the resampling.
-        delta: threshold of the Huber loss, in log residuals.
+        delta: threshold of the Huber loss, in log residuals, from 1e-9 to 1,000; the largest is least squares.
 
     Raises:
         UserError: a column is missing, a value is not a positive number, or there are fewer than 2 distinct values of
             ``x`` (3 where it saturates), or no more points than parameters.
     """
-    check_columns(points, [x, y])
+    check_positive(points, [x, y])
     check_resampling(resamples, seed)
+    check_flags(saturating=saturating)
+    check_delta(delta, _LEAST_SQUARES)
     ordered = points.sort(x, y)  # so that the order of the rows changes nothing
     xs, ys = (ordered[name].cast(pl.Float64).to_numpy() for name in (x, y))
     fewest, distinct = (3, count_distinct(xs)) if saturating else (2, count_distinct(xs))

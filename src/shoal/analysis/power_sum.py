@@ -18,9 +18,13 @@ from numpy.typing import NDArray
 from scipy import optimize
 from threadpoolctl import threadpool_limits
 
+from shoal.analysis.columns import is_number
+from shoal.errors import UserError
+
 Array = NDArray[np.float64]
 
 DELTA = 1e-3  # Hoffmann et al.: where the Huber loss of a log residual turns from quadratic to linear
+SMALLEST_DELTA = 1e-9  # below it a law no longer changes, and the objective nears the smallest numbers
 MOST_EXPONENT = 5.0
 _EXPONENTS = (0.05, 0.15, 0.4, 0.8, 1.6, 3.2)
 _SMALLEST_TERM, _SMALLEST_CONSTANT = 15.0, 10.0  # e-foldings below the smallest y
@@ -31,6 +35,12 @@ _MOST_POLISHING = 20
 def one_thread() -> threadpool_limits:
     """Keep scipy's linear algebra to one thread: more make the tiny systems of a search 5 to 50 times slower."""
     return threadpool_limits(limits=1, user_api="blas")
+
+
+def check_delta(delta: float, most: float) -> None:
+    """Raise :class:`UserError` unless ``delta``, the threshold of the Huber loss, is from 1e-9 to ``most``."""
+    if not is_number(delta) or not SMALLEST_DELTA <= delta <= most:
+        raise UserError(f"delta must be from {SMALLEST_DELTA:g} to {most:g} (log residuals), got {delta!r:.60}")
 
 
 @dataclass(frozen=True, eq=False)

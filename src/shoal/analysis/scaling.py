@@ -14,18 +14,18 @@ from shoal.analysis.bootstrap import check_resampling
 from shoal.analysis.checks import (
     MOST_CORRELATION,
     MOST_SCORE,
-    check_columns,
+    check_positive,
     clusters,
     count_distinct,
     scores,
 )
+from shoal.analysis.columns import check_flags, is_number
 from shoal.analysis.held_out import HeldOut, hold_out
 from shoal.analysis.law_estimate import Estimate, estimate
-from shoal.analysis.power_sum import DELTA, Array, PowerSum
+from shoal.analysis.power_sum import DELTA, Array, PowerSum, check_delta
 from shoal.analysis.scaling_law import FLOP_PER_PARAMETER_AND_TOKEN, LawForm, law_of
 from shoal.errors import UserError
 
-SMALLEST_DELTA = 1e-9  # below it the law no longer changes, and the objective nears the smallest numbers
 _FEW_VALUES = 5
 _FEW_CLUSTERS = 10
 _ROUNDING = 1e-6  # share by which a product may leave the range of the runs
@@ -115,12 +115,13 @@ def fit_scaling(
     Raises:
         UserError: a column is missing, a value is not a positive number, or the runs are too few or too alike.
     """
-    check_columns(runs, ["parameters", "tokens", "loss"])
+    check_positive(runs, ["parameters", "tokens", "loss"])
     check_resampling(resamples, seed)
-    if not 0 < holdout <= 0.5:
-        raise UserError(f"holdout must be above 0 and at most 0.5, got {holdout:g}")
-    frame, form = _ordered(runs), LawForm(tied, irreducible, delta)
-    _check_form(form, frame)
+    check_flags(drop_outliers=drop_outliers, tied=tied)
+    if not is_number(holdout) or not 0 < holdout <= 0.5:
+        raise UserError(f"holdout must be above 0 and at most 0.5, got {holdout!r:.60}")
+    frame = _ordered(runs)
+    form = _checked_form(tied, irreducible, delta, frame)
     _check_spread(frame, form)
     all_runs = _points(frame, form)
     outlier, score, others = find_outliers(frame, all_runs, form)
@@ -188,14 +189,12 @@ def _sizes(frame: pl.DataFrame) -> Array:
     return frame.select("parameters", "tokens").to_numpy()
 
 
-def _check_form(form: LawForm, frame: pl.DataFrame) -> None:
-    if not SMALLEST_DELTA <= form.delta <= 1:
-        raise UserError(f"delta must be from {SMALLEST_DELTA:g} to 1 (log residuals), got {form.delta:g}")
-    largest = float(frame["loss"].to_numpy().max(initial=0.0))
-    if form.irreducible is not None and not 0 <= form.irreducible < largest:
-        raise UserError(
-            f"irreducible must be at least 0 and below the largest loss, {largest:g}, got {form.irreducible:g}"
-        )
+def _checked_form(tied: bool, irreducible: float | None, delta: float, frame: pl.DataFrame) -> LawForm:
+    check_delta(delta, most=1)
+    E, largest = irreducible, float(frame["loss"].to_numpy().max(initial=0.0))
+    if E is not None and (not is_number(E) or not 0 <= E < largest):
+        raise UserError(f"irreducible must be at least 0 and below the largest loss, {largest:g}, got {E!r:.60}")
+    return LawForm(tied, None if E is None else float(E), float(delta))
 
 
 def _check_spread(frame: pl.DataFrame, form: LawForm) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from shoal.analysis.columns import Names, as_names, beside, groups
+from shoal.analysis.columns import Names, as_names, beside, check_columns, groups
 from shoal.analysis.times import FINISHED, check_horizon, check_times
 
 _TAIL = 0.025  # outside each end of an interval
@@ -248,6 +248,7 @@ def median_time(times: pl.DataFrame) -> float | None:
     Raises:
         UserError: as of :func:`restricted_times`.
     """
+    check_columns(times, [])
     return None if times.is_empty() else _crosses_half(_curve(outlasting(times)), pl.col("survival"))
 
 

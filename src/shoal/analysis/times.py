@@ -21,6 +21,7 @@ from shoal.analysis.columns import (
     check_steps,
     check_values,
     is_count,
+    is_integer,
     is_number,
 )
 from shoal.errors import UserError, nearest
@@ -111,7 +112,7 @@ def reaches(column: str, threshold: float, measure: Measure) -> pl.Expr:
 
 
 def _as_recorded(column: str, threshold: float) -> tuple[pl.Expr, pl.Expr]:
-    if not (is_number(threshold) and abs(threshold) < _INFINITE):
+    if not (is_number(threshold) and abs(float(threshold)) < _INFINITE):
         raise UserError(f"threshold must be a finite number, got {threshold!r}")
     return pl.col(column).cast(pl.Float32), pl.lit(threshold, dtype=pl.Float32)
 
@@ -150,8 +151,9 @@ def time_to(
     if direction not in _DIRECTIONS:
         allowed = " or ".join(map(repr, _DIRECTIONS))
         raise UserError(f"unknown direction {direction!r}: {allowed}{nearest(direction, _DIRECTIONS)}")
-    if not isinstance(stay, int) or isinstance(stay, bool) or stay < 1:
-        raise UserError(f"stay must be a whole number of evaluations of at least 1, got {stay!r}")
+    if not is_integer(stay) or stay < 1:
+        raise UserError(f"stay must be a whole number of evaluations of at least 1, got {stay!r:.60}")
+    stay = min(stay, len(curves) + 1)  # more than there are is never reached
     states = _checked_states_of(curves, states)
     evaluated = _evaluated(curves, column, (at_least if direction == "at least" else at_most)(column, threshold), stay)
     ended = pl.when(pl.col("state") == "diverged").then(pl.col("ended"))

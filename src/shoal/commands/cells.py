@@ -19,6 +19,7 @@ from shoal.errors import UserError
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _LARGEST = 2**30  # bytes of text
+_MOST_ABOVE = 20  # lines above a header
 _MOST_TORN = 100  # rows with broken quotes, after each of which reading begins anew
 # the longer first: the mark of UTF-32 begins with that of UTF-16
 _MARKS = {
@@ -88,15 +89,21 @@ def read_cells(path: Path, expected: Collection[str]) -> Cells:
         raise UserError(f"{path} has more than {_LARGEST:,} bytes, and a table of runs has far fewer")
     text, notes = _decode(path, _decompress(path, raw))
     lines = list(io.StringIO(text, newline=""))
+    known = {name.casefold() for name in expected}
     named = re.fullmatch(r"sep=([,;|\t])\s*", lines[0]) if lines else None  # how a spreadsheet says its separator
     first = int(named is not None)
-    separator = named[1] if named else _separator(lines, {name.casefold() for name in expected})
+    if above := _lines_above_header(lines[first:], known):
+        first += above
+        notes = [*notes, f"the header is in line {first + 1}; what stands above it is left out"]
+    separator = named[1] if named else _separator(lines[first:], known)
     records = [record for record in _records(path, lines[first:], first, separator) if record[2] or any(record[1])]
     if not records:
         raise UserError(f"{path} is empty: it must hold a header and one line per training run")
     line, header, torn = records[0]
     if torn:
         raise UserError(f"{path} is not a table of separated values: line {line}, its header: {torn}")
+    if header[0].casefold() not in known and header[0].lstrip("# ").casefold() in known:
+        header = [header[0].lstrip("# "), *header[1:]]  # a header that is written as a comment
     if len(records) == 1:
         raise UserError(f"{path} holds a header and no training run")
     rows = [_row(number, *record, len(header)) for number, record in enumerate(records[1:], start=1)]
@@ -153,6 +160,18 @@ def _decode(path: Path, raw: bytes) -> tuple[str, list[str]]:
             f"{path} is not a table of separated values: it holds zero bytes (UTF-16 is read with a byte-order mark)"
         )
     return text, notes
+
+
+def _lines_above_header(lines: Sequence[str], expected: Collection[str]) -> int:
+    """Number of lines, such as a title or comments, above the first that names two of the expected columns.
+
+    None are where the first line names one, or no line does: it is the header then, whatever it names.
+    """
+    for number, line in enumerate(lines[: _MOST_ABOVE + 1]):
+        names = {name.strip(' "#\n\r').casefold() for name in re.split(r"[,;|\t]", line)}
+        if len(names & set(expected)) > (number > 0):
+            return number
+    return 0
 
 
 def _separator(lines: Sequence[str], expected: Collection[str]) -> str:

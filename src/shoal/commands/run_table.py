@@ -97,7 +97,8 @@ def read_runs(path: Path, reading: Reading) -> RunTable:
     elif "flop" in columns:
         notes += _disagreement(columns, frame)
         columns.pop("flop")
-    doubts = _unit_doubts({what: name for what, name in columns.items() if what not in units}, frame)
+    unitless = {what: name for what, name in columns.items() if what not in units}
+    doubts = [*_unit_doubts(unitless, frame), *_mixed_units(unitless, frame, cells, rows)]
     chosen = ["row", "parameters", "tokens", "loss", *(["group"] if group is not None else [])]
     return RunTable(frame.select(chosen), columns, notes, omitted, doubts, cells.sha256)
 
@@ -231,6 +232,25 @@ def _unit_doubts(columns: Mapping[str, str], frame: pl.DataFrame) -> list[str]:
             out.append(f"column {columns[what]!r} is read as single {what}: --units {what}={unit} if it counts {unit}")
         elif what != "flop" and largest < FEW:
             out.append(f"no run has more than {largest:g} {what}: --units {what}=M, or B, if it counts millions, or so")
+    return out
+
+
+def _mixed_units(columns: Mapping[str, str], frame: pl.DataFrame, cells: Cells, rows: Iterable[Row]) -> list[str]:
+    """A line for each column in which some numbers have a unit and one without is small enough to lack it."""
+    texts, out = {row.number: row.cells for row in rows}, []
+    for what in ("parameters", "tokens"):
+        if what not in columns:
+            continue
+        place = cells.header.index(columns[what])
+        read = [(texts[row][place], row, value) for row, value in frame.select("row", what).rows()]
+        with_unit = next((one for one in read if one[0][-1].isalpha()), None)
+        small = [one for one in read if one[0][-1].isdigit() and one[2] < FEW]
+        if with_unit and small:
+            others = f", and in {len(small) - 1} more like it" if len(small) > 1 else ""
+            out.append(
+                f"column {columns[what]!r} has {with_unit[0]!r} in row {with_unit[1]} and {small[0][0]!r} in row "
+                f"{small[0][1]}{others}, read as single {what}: write the unit beside each number"
+            )
     return out
 
 

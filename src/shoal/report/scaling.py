@@ -15,10 +15,14 @@ from shoal.analysis.scaling_law import FLOP_PER_PARAMETER_AND_TOKEN, LawForm
 from shoal.report import scaling_figures as figures
 from shoal.report.page import Report, Section
 from shoal.report.table import Cell, Table
+from shoal.report.words import counted
 
 _SYMBOLS = {"alpha": "α", "beta": "β"}
 _BEYOND = 1000.0  # times the largest compute of the runs, up to which budgets are shown
 _MOST_BUDGETS = 9
+_NARROW = (
+    " Which runs are outliers is held fixed over the resamples, so the intervals without them are rather too narrow."
+)
 _FORM = "L(N, D) = E + A N^(−α) + B D^(−β)"
 
 
@@ -104,23 +108,22 @@ def estimates_table(fit: ScalingFit, resamples: int) -> Table:
         cells = []
         for frame in frames.values():
             row = frame.row(place, named=True)
-            cells += [Cell(short(row["estimate"])), Cell(held.get(name) or _range(row["low"], row["high"]))]
+            interval = [Cell(held.get(name) or _range(row["low"], row["high"]))] if resamples else []
+            cells += [Cell(short(row["estimate"])), *interval]
         rows.append((symbols.get(name, name), cells))
-    objectives = [[Cell(f"{estimate.objective:.6f}"), Cell("")] for estimate in shown.values()]
+    without_interval = [Cell("")] if resamples else []
+    objectives = [[Cell(f"{estimate.objective:.6f}"), *without_interval] for estimate in shown.values()]
     rows.append(("objective", [cell for pair in objectives for cell in pair]))
-    header = ["", *(text for label in shown for text in (label, f"{LEVEL:.0%} interval"))]
+    header = ["", *(text for label in shown for text in (label, *([f"{LEVEL:.0%} interval"] if resamples else [])))]
     concluded = (
         ""
         if fit.without is None
-        else (
-            " Which runs are outliers is held fixed over the resamples, so the intervals without them are rather too "
-            f"narrow. Figures and budgets are by the law of the {fit.chosen.runs} runs."
-        )
+        else (f"{_NARROW if resamples else ''} Figures and budgets are by the law of the {fit.chosen.runs} runs.")
     )
+    intervals = f"Intervals: percentile bootstrap, {resamples:,} resamples of {_drawn(fit)}. " if resamples else ""
     caption = (
         f"{_form(fit)}: N parameters, D training tokens, L loss. a = β/(α+β) and b = α/(α+β): the best N grows as C^a, "
-        f"the best D as C^b, with C = 6 N D. Intervals: percentile bootstrap, {resamples:,} resamples of "
-        f"{_drawn(fit)}. "
+        f"the best D as C^b, with C = 6 N D. {intervals}"
         f"Objective: the sum of the Huber losses (delta {fit.form.delta:g}) of the log residuals.{concluded}"
     )
     data = pl.concat(frame.with_columns(fitted_to=pl.lit(label)) for label, frame in frames.items())
@@ -133,20 +136,20 @@ def optimum_table(estimate: Estimate, budgets: Sequence[float], largest: float, 
     for row in estimate.optimum(list(budgets)).iter_rows(named=True):
         beyond = row["flop"] / largest
         cells = [
-            short(row["parameters"]),
-            _range(row["parameters_low"], row["parameters_high"]),
-            short(row["tokens"]),
-            _range(row["tokens_low"], row["tokens_high"]),
+            *_with_range(row, "parameters", resamples),
+            *_with_range(row, "tokens", resamples),
             short(row["tokens"] / row["parameters"] if row["parameters"] else math.nan),
             short(row["loss"]),
             "" if beyond <= 1 else f"{beyond:,.3g}×",
         ]
         rows.append((short(row["flop"]), [Cell(text) for text in cells]))
-    header = ["C (FLOP)", "N", f"N, {LEVEL:.0%}", "D", f"D, {LEVEL:.0%}", "D / N", "L", "beyond the runs"]
+    ends = [[name, f"{name}, {LEVEL:.0%}"] if resamples else [name] for name in ("N", "D")]
+    header = ["C (FLOP)", *ends[0], *ends[1], "D / N", "L", "beyond the runs"]
+    intervals = f"; {LEVEL:.0%}: percentile interval over {resamples:,} bootstrap resamples" if resamples else ""
     caption = (
         f"The parameters N and tokens D of the smallest loss L for a budget C = 6 N D, by the law fitted to "
-        f"{estimate.runs} runs; {LEVEL:.0%}: percentile interval over {resamples:,} bootstrap resamples; beyond the "
-        "runs: how many times the largest compute of the runs the budget is."
+        f"{estimate.runs} runs{intervals}; beyond the runs: how many times the largest compute of the runs the budget "
+        "is."
     )
     data = estimate.optimum(list(budgets)).with_columns((pl.col("flop") / largest).alias("beyond"))
     return Table("best-use", header, rows, caption, data)
@@ -161,20 +164,24 @@ def prediction_table(fit: ScalingFit, models: Sequence[tuple[float, float]], res
             short(D),
             short(FLOP_PER_PARAMETER_AND_TOKEN * N * D),
             short(row["loss"]),
-            _range(row["low"], row["high"]),
-            _range(row["run_low"], row["run_high"]),
+            *([_range(row["low"], row["high"]), _range(row["run_low"], row["run_high"])] if resamples else []),
             ", ".join(f"{name} {factor:,.3g}×" for name, factor in fit.extrapolation(N, D).items()),
         ]
         rows.append((short(N), [Cell(text) for text in cells]))
-    header = ["N", "D", "C (FLOP)", "L", f"law, {LEVEL:.0%}", f"one run, {LEVEL:.0%}", "outside the runs"]
+    ends = [f"law, {LEVEL:.0%}", f"one run, {LEVEL:.0%}"] if resamples else []
+    header = ["N", "D", "C (FLOP)", "L", *ends, "outside the runs"]
     error = "" if fit.held_out is None else f" ({fit.held_out.error(LAW):.1%} on the runs held out)"
+    intervals = (
+        ", with an interval that covers the law's own value there, uncertain because its parameters are, and a wider "
+        f"one that covers the loss of one more run. The first is the percentile interval over {resamples:,} bootstrap "
+        "resamples; the second adds the log residuals of the fitted runs, enlarged for the parameters fitted and taken "
+        "to spread alike everywhere. Both take the form of the law for granted: they do not hold the error that it "
+        f"makes beyond the runs{error}"
+    )
     caption = (
-        f"Loss L of N parameters and D tokens by the law fitted to {fit.chosen.runs} runs, with an interval that "
-        "covers the law's own value there, uncertain because its parameters are, and a wider one that covers the loss "
-        f"of one more run. The first is the percentile interval over {resamples:,} bootstrap resamples; the second "
-        "adds the log residuals of the fitted runs, enlarged for the parameters fitted and taken to spread alike "
-        "everywhere. Both take the form of the law for granted: they do not hold the error that it makes beyond the "
-        f"runs{error}. Outside the runs: the multiple of the largest (above 1) or smallest (below 1) value of the runs."
+        f"Loss L of N parameters and D tokens by the law fitted to {fit.chosen.runs} runs"
+        f"{intervals if resamples else ''}. Outside the runs: the multiple of the largest (above 1) or smallest "
+        "(below 1) value of the runs."
     )
     flop = (FLOP_PER_PARAMETER_AND_TOKEN * pl.col("parameters") * pl.col("tokens")).alias("flop")
     return Table("predicted-loss", header, rows, caption, predicted.with_columns(flop))
@@ -199,8 +206,8 @@ def held_out_table(fit: ScalingFit) -> Table:
     other = f"the same with {names[1]}; " if len(names) > 3 else ""
     rows = []
     for column, label in (
-        ("fitted", f"{held_out.fitted} runs fitted"),
-        ("held_out", f"{held_out.held_out} runs held out"),
+        ("fitted", f"{counted(held_out.fitted, 'run')} fitted"),
+        ("held_out", f"{counted(held_out.held_out, 'run')} held out"),
     ):
         values = held_out.errors[column].to_list()
         rows.append((label, [Cell(f"{value:.4f}", value == min(values)) for value in values]))
@@ -273,6 +280,11 @@ def short(value: float | np.ndarray[Any, Any]) -> str:
     text = f"{number:.4g}" if number == 0 or 1e-3 <= abs(number) < 1e5 else f"{number:.3e}"
     mantissa, _, exponent = text.partition("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}" if exponent else mantissa
+
+
+def _with_range(row: Mapping[str, float], name: str, resamples: int) -> list[str]:
+    """A number of a row, and the range from its low to its high end where there are resamples."""
+    return [short(row[name]), *([_range(row[f"{name}_low"], row[f"{name}_high"])] if resamples else [])]
 
 
 def _range(low: float, high: float) -> str:
