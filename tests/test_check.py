@@ -11,6 +11,7 @@ import shoal
 from shoal.cli import main
 from shoal.lab import Lab
 from shoal.lab.check import examine
+from shoal.lab.tensors import load_tensors, save_tensors
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -137,6 +138,21 @@ def test_what_cannot_be_mended_is_named_and_left_as_it_is(lab, what, capsys):
         assert main(["check", "--lab", str(lab.path), *words]) == 1
         assert str(lab.path) in capsys.readouterr().out
     assert contents(lab.path) == damaged
+
+
+@pytest.mark.parametrize("change", [lambda tensor: tensor[:1].clone(), None])
+def test_a_model_of_another_shape_is_no_model_of_its_cohort(lab, change):
+    """Its checksum, run and step are right: only the other models tell."""
+    path = of(lab, SPECS).models(SPECS[0].id)[12]
+    tensors, metadata = load_tensors(path)
+    name = min(tensors)
+    shape = tuple(tensors[name].shape)
+    changed = {name: change(tensors[name])} if change else {}
+    save_tensors(path, {**{key: value for key, value in tensors.items() if key != name}, **changed}, metadata)
+    (finding,) = examine(lab.path)
+    assert f"models of one cohort have one shape: {name} is " in finding.what and f"{shape} in " in finding.what
+    assert str(path) in finding.what and ("(1,) in " if change else "none in ") in finding.what
+    assert finding.mend is None
 
 
 def test_a_cohort_in_training_is_left_alone(lab):

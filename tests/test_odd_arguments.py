@@ -131,3 +131,18 @@ def test_predictions_and_budgets_that_are_no_sizes():
     for budgets in ([-1, 0], [math.nan], ["1e9"], [True]):
         with pytest.raises(UserError, match="a budget must be finite and above 0, got"):
             fit.optimum(budgets)
+
+
+@pytest.mark.parametrize(
+    "names", [{"pair": "model"}, {"pair": "loss"}, {"setting": "loss", "baseline": RUNS["loss"][0]}]
+)
+def test_a_column_of_a_comparison_stands_for_one_thing(names):
+    with pytest.raises(UserError, match=r"column .(model|loss). is named for two things"):
+        analysis.compare(**{**CALLS["compare"], **names})
+
+
+def test_a_message_names_some_of_many_values():
+    many = pl.DataFrame({"seed": range(3000), "model": [f"model-{n}" for n in range(3000)], "loss": 1.0})
+    with pytest.raises(UserError, match=r"no run has model=.none.: one of model-0 .* model-19 …$") as refused:
+        analysis.compare(many, [METRIC], "model", "none")
+    assert len(str(refused.value)) < 400

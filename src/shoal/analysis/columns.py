@@ -10,6 +10,7 @@ from shoal.errors import UserError, nearest
 
 Names = str | Sequence[str]
 _MOST_DRAWS = 10_000_000
+_MOST_SHOWN = 20  # values of a column in a message
 
 
 def as_names(by: Names) -> list[str]:
@@ -131,7 +132,8 @@ def rows_with(frame: pl.DataFrame, column: str, values: Sequence[Any]) -> pl.Dat
         rows = [_same(cell, value) for cell in cells]
         if not any(rows):
             known = [str(name) for name in dict.fromkeys(cells)]
-            raise UserError(f"no run has {column}={value!r}: one of {' '.join(known)}{nearest(str(value), known)}")
+            shown = " ".join([*known[:_MOST_SHOWN], *(["…"] if len(known) > _MOST_SHOWN else [])])
+            raise UserError(f"no run has {column}={value!r:.60}: one of {shown}{nearest(str(value), known)}")
         chosen = [before or now for before, now in zip(chosen, rows, strict=True)]
     return frame.filter(pl.Series(chosen, dtype=pl.Boolean))
 

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from shoal.analysis.columns import check_columns, check_draws, check_numbers, check_values, rows_with
+from shoal.analysis.columns import check_columns, check_distinct, check_draws, check_numbers, check_values, rows_with
 from shoal.analysis.correction import holm
 from shoal.analysis.paired import cohens_d_z, rank_biserial, sign_flip_test, superiority
 from shoal.analysis.survival import has_outcome, restricted_times
@@ -71,6 +71,7 @@ def pairs(
     """
     wanted = [setting, pair, metric.column] + ([] if metric.observed is None else [metric.observed])
     check_columns(frame, wanted)
+    check_distinct(wanted)
     check_values(frame, pair, pl.col(pair).is_not_null(), "what the runs of a pair share")
     if metric.observed is None:
         check_numbers(frame, [metric.column])
