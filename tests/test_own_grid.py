@@ -18,7 +18,8 @@ from shoal.analysis.blocks import going_with
 from shoal.cli import main
 from shoal.errors import UserError
 from shoal.lab import Lab
-from shoal.report.by import check_axes, log_base, setting_axis
+from shoal.report.along import log_base
+from shoal.report.by import check_axes, setting_axis
 from shoal.report.panels import Axis, summary_panels
 from shoal.report.shades import painted
 from shoal.studies import Form, Results, own_pairs, regularization

@@ -1,5 +1,6 @@
 """Figures of little: lines of a single point, small settings, and settings without a time."""
 
+import json
 import math
 
 import polars as pl
@@ -7,9 +8,12 @@ import pytest
 
 from shoal.report.along import along_numbers
 from shoal.report.by import in_order
+from shoal.report.ceiling import ceiling
 from shoal.report.figures import learning_curves
 from shoal.report.gaps import with_gaps
-from shoal.report.panels import MODEL, Axis, summary_panels
+from shoal.report.panels import MODEL, Axis, curve_panels, summary_panels
+from shoal.report.quantities import Panel
+from shoal.report.shades import colour
 
 
 def curves(steps, **values):
@@ -69,3 +73,50 @@ def test_hollow_points_are_no_time():
     )
     told = summary_panels(runs, Axis("embedding_size", "width d", 2), MODEL, "by width").to_dict()["description"]
     assert "t_f(A_val) has no value that counts as a time" in told and "never" not in told
+
+
+def curves_of(**losses):
+    """Curves of runs from step 0, evaluated at every tenth step."""
+    rows = [
+        {"run": run, "step": 10 * n, "kind": run, "train_loss": value, "valid_loss": value}
+        for run, values in losses.items()
+        for n, value in enumerate(values)
+    ]
+    return pl.DataFrame(rows)
+
+
+def test_a_loss_without_bound_does_not_press_the_others_to_the_bottom():
+    good, bad = [4.0, 3.0, 2.0, 1.0], [5.0, 60.0, 1e9, math.inf]
+    assert ceiling(curves_of(a=good, b=bad), "train_loss") == 50
+    assert ceiling(curves_of(a=good, b=[5.0, 49.0, 20.0, math.nan]), "train_loss") is None
+    assert ceiling(curves_of(b=bad), "train_loss") is None  # nothing would be left to see
+    assert ceiling(curves_of(a=[0.0, 0.0]), "train_loss") is None
+    axis = Axis("kind", "kind", names=(("a", "a"), ("b", "b")))
+    panels = [Panel("train_loss", "L_train", log=True), Panel("valid_loss", "L_val", log=True)]
+    for runs, cut in ((curves_of(a=good, b=bad), True), (curves_of(a=good, b=good), False)):
+        drawn = json.dumps(curve_panels(runs, axis, "by kind", panels).to_dict())
+        assert ('"domainMax": 50.0' in drawn) == cut and ("L_val, cut at 50" in drawn) == cut
+        one = json.dumps(learning_curves(runs, "loss", "loss").to_dict())
+        assert ('"domainMax": 50.0' in one) == cut and ("cut at 50" in one) == cut
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([0.0, 1e-4, 1e-3, 1e-2, 1.0], ("symlog", 1e-5)),
+        ([0, 1, 10, 1000], ("symlog", 0.1)),
+        ([0.0, 0.25, 0.5, 1.0], None),
+        ([0.0, 0.5], None),
+        ([-1.0, 0.0, 1.0, 1000.0], None),
+        ([0.0, 1.0, 400.0, 401.0], None),  # evener on a linear axis
+    ],
+)
+def test_zero_stands_beside_decades(values, scale):
+    drawn = along_numbers(values, Axis("wd", "weight decay")).to_dict()["scale"]
+    assert (drawn.get("type"), drawn.get("constant")) == (scale or (None, None))
+
+
+def test_two_values_have_two_colours_and_no_bar():
+    for count, kind in ((2, "symbol"), (3, "gradient")):
+        frame = pl.DataFrame({"L": list(range(1, 1 + count))})
+        assert colour(Axis("L", "layers L"), frame).to_dict()["legend"]["type"] == kind

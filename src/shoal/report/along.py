@@ -1,8 +1,10 @@
 """Axes of settings: numbers where they are, names at places beside each other."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -15,14 +17,41 @@ if TYPE_CHECKING:
 
 _PLACE = "_place"  # column of the places of names
 _BESIDE = 0.6  # width that the colours of one name share, of the distance of two names
+_WIDE = 10.0  # ratio of two values from which they stand on a logarithmic axis
+_WIDE_ABOVE_ZERO = 100.0  # ratio of the values above 0 from which their axis is logarithmic although 0 is on it
 _LETTERS = 26  # of all names of an axis, beside each other
 
 
+def log_base(values: Iterable[float]) -> int | None:
+    """The base of the logarithmic axis on which numbers stand evenly; None where they do on a linear one.
+
+    >>> [log_base(own) for own in ([64, 128, 256], [1e-4, 3e-4, 1e-3], [1, 2, 3], [0.25, 0.5, 1], [0, 1, 10], [1, 2])]
+    [2, 10, None, 2, None, None]
+    """
+    ordered = sorted(set(values))
+    if len(ordered) < 2 or ordered[0] <= 0 or not all(map(math.isfinite, ordered)):
+        return None
+    logs = [math.log2(value) for value in ordered]
+    is_log = ordered[1] / ordered[0] >= _WIDE if len(ordered) == 2 else _unevenness(logs) < _unevenness(ordered)
+    if not is_log:
+        return None
+    return 2 if all(abs(log - logs[0] - round(log - logs[0])) < 1e-9 for log in logs) else 10
+
+
+def _unevenness(ordered: Sequence[float]) -> float:
+    """Largest over smallest distance of neighbours."""
+    distances = [after - before for before, after in pairwise(ordered)]
+    return max(distances) / min(distances)
+
+
 def along_numbers(values: Sequence[float], x: "Axis") -> alt.X:
-    """The axis of numbers."""
+    """The axis of numbers: linear, logarithmic, or logarithmic with 0 a decade before the smallest above it."""
     scale = alt.Scale(zero=False, nice=False, padding=12)
+    above = sorted(value for value in set(values) if value > 0)
     if x.log is not None:
         scale = alt.Scale(type="log", base=x.log, nice=False, padding=12)
+    elif min(values) == 0 and log_base(above) is not None and above[-1] / above[0] >= _WIDE_ABOVE_ZERO:
+        scale = alt.Scale(type="symlog", constant=above[0] / 10, nice=False, padding=12)
     # large numbers are told by prefixes, which nobody reads below 1, where 3m is 0.003
     is_small, few = min(values) < 1, len(values) <= 10
     ticks = alt.Axis(format=".4~g" if is_small else "~s", labelOverlap="greedy", labelSeparation=6)

@@ -4,9 +4,7 @@ Numbers have an order and distances. Everything else is a name: text, true and f
 is larger than another.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -14,6 +12,7 @@ import polars as pl
 from shoal.errors import UserError, nearest
 from shoal.lab.record_labels import NO_SETTINGS
 from shoal.registry import KINDS, MODELS, short
+from shoal.report.along import log_base
 from shoal.report.each_run import model_label
 from shoal.report.panels import Axis
 from shoal.report.words import listed, setting_text
@@ -34,7 +33,6 @@ _TITLES = {
     "n_steps": "n_steps",
 }
 MOST_NAMED = 6  # numbers that have a colour each in a legend; of more a bar of shades shows the order
-_WIDE = 10.0  # ratio of two values from which they stand on a logarithmic axis
 _COMBINED = "setting"  # column of several settings together, or of the run, by whose own column frames are joined
 _NOT_ASKED = ("run", "state", "step")  # columns of runs that are no settings
 
@@ -183,28 +181,6 @@ def value_name(setting: str, value: Any) -> str:
     if setting == "model":
         return model_label(value)
     return setting_text(short(value) if setting in KINDS else value)
-
-
-def log_base(values: Iterable[float]) -> int | None:
-    """The base of the logarithmic axis on which numbers stand evenly; None where they do on a linear one.
-
-    >>> [log_base(own) for own in ([64, 128, 256], [1e-4, 3e-4, 1e-3], [1, 2, 3], [0.25, 0.5, 1], [0, 1, 10], [1, 2])]
-    [2, 10, None, 2, None, None]
-    """
-    ordered = sorted(set(values))
-    if len(ordered) < 2 or ordered[0] <= 0 or not all(map(math.isfinite, ordered)):
-        return None
-    logs = [math.log2(value) for value in ordered]
-    is_log = ordered[1] / ordered[0] >= _WIDE if len(ordered) == 2 else _unevenness(logs) < _unevenness(ordered)
-    if not is_log:
-        return None
-    return 2 if all(abs(log - logs[0] - round(log - logs[0])) < 1e-9 for log in logs) else 10
-
-
-def _unevenness(ordered: Sequence[float]) -> float:
-    """Largest over smallest distance of neighbours."""
-    distances = [after - before for before, after in pairwise(ordered)]
-    return max(distances) / min(distances)
 
 
 def values_in_words(runs: pl.DataFrame, axis: Axis, most: int = 8) -> str:

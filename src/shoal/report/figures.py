@@ -12,6 +12,7 @@ import altair as alt
 import polars as pl
 
 from shoal.measures import EQUATIONS, Measure, Measures
+from shoal.report.ceiling import ceiling, cut_title, log_scale
 from shoal.report.gaps import GAP_NOTE, broken, with_gaps
 from shoal.report.means import mean_curves, quantiles
 from shoal.report.quantities import plain
@@ -125,7 +126,8 @@ def learning_curves(
 
     Every run is a thin line; the thick one is their mean, with one standard deviation around it, as far as all go. Of
     more than :data:`MOST_LINES` runs quantiles take the place of lines. Means and bands are of all runs and steps;
-    lines are thinned (:mod:`shoal.report.thinning`). Without ``log_x`` the axis is linear, from step 0.
+    lines are thinned (:mod:`shoal.report.thinning`). A loss of ten times the largest at the start and more is cut off
+    (:mod:`shoal.report.ceiling`). Without ``log_x`` the axis is linear, from step 0.
     """
     shown = curves.filter(pl.col("step") > 0) if log_x else curves
     colour = alt.Color(
@@ -133,7 +135,8 @@ def learning_curves(
     )
     dash = alt.StrokeDash("split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=[[1, 0], [5, 3]]))
     measure = measures[quantity]
-    scale, axis = _value_scale(measure)
+    top = ceiling(long_curves(curves, quantity, measures), "value") if measure.is_log else None
+    scale, axis = _value_scale(measure, top)
     log, hits = measure.is_log, HITS if measure.bounds == (0, 1) else ()
     long = long_curves(shown, quantity, measures)
     means = with_gaps(mean_curves(long, ["split"], "value").filter("whole"), ["split"])
@@ -143,7 +146,7 @@ def learning_curves(
     summary = thin_lines(means, ["split"], ["mean", "low", "high"], PER_MEAN, hits, "beside", log)
 
     def y(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", scale=scale, title=measure.axis, axis=axis)
+        return alt.Y(f"{field}:Q", scale=scale, title=cut_title(measure.axis, top), axis=axis)
 
     runs = long["run"].n_unique()
     if runs > MOST_LINES:
@@ -152,10 +155,10 @@ def learning_curves(
         lines = thin_lines(long, ["run", "split"], ["value"], points_per_line(2 * runs), hits, log=log)
         behind = [
             alt.Chart(summary.select("split", "step", "low", "high"))
-            .mark_area(fillOpacity=0.18)
+            .mark_area(fillOpacity=0.18, clip=True)
             .encode(x, y("low"), alt.Y2("high"), colour),
             alt.Chart(_numbered(lines))
-            .mark_line(strokeWidth=0.6, strokeOpacity=0.45, strokeJoin="round")
+            .mark_line(strokeWidth=0.6, strokeOpacity=0.45, strokeJoin="round", clip=True)
             .encode(x, y("value"), colour, alt.Detail("run:N")),
         ]
     middle = alt.Chart(broken(summary, ["split"], "mean").select("split", "step", "mean"))
@@ -163,19 +166,19 @@ def learning_curves(
     layers = [
         *behind,
         alt.Chart(summary.select("split", "step", "mean"))
-        .mark_line(strokeWidth=0.8, strokeOpacity=0.6)
+        .mark_line(strokeWidth=0.8, strokeOpacity=0.6, clip=True)
         .encode(x, y("mean"), colour),
-        middle.mark_line(strokeWidth=2.2, strokeJoin="round").encode(x, y("mean"), colour, dash),
-        dots.mark_point(filled=True, size=14, opacity=1).encode(x, y("mean"), colour),
+        middle.mark_line(strokeWidth=2.2, strokeJoin="round", clip=True).encode(x, y("mean"), colour, dash),
+        dots.mark_point(filled=True, size=14, opacity=1, clip=top is not None).encode(x, y("mean"), colour),
     ]
     alternative = f"{title}. {_told(means, measure)} Mean over {counted(runs, 'run')}."
     return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title), alternative)
 
 
-def _value_scale(measure: Measure) -> tuple[alt.Scale, alt.Axis]:
-    """Logarithmic, between the bounds of the values, or as the values are."""
+def _value_scale(measure: Measure, top: float | None) -> tuple[alt.Scale, alt.Axis]:
+    """Logarithmic, perhaps up to an end, between the bounds of the values, or as the values are."""
     if measure.is_log:
-        return alt.Scale(type="log", nice=False), alt.Axis(format="~g", tickCount=6)
+        return log_scale(top), alt.Axis(format="~g", tickCount=6)
     bounds = plain(measure.bounds)
     if bounds is None:
         return alt.Scale(zero=False), alt.Axis(format="~g", tickCount=6)
@@ -189,7 +192,7 @@ def _bands(long: pl.DataFrame, means: pl.DataFrame, x: alt.X, y: Any, colour: al
     bands = thin_lines(bands.sort("split", "step"), ["split"], columns, PER_MEAN, log=log)
     base = alt.Chart(bands.select("split", "step", *columns))
     return [
-        base.mark_area(fillOpacity=opacity).encode(x, y(low), alt.Y2(high), colour)
+        base.mark_area(fillOpacity=opacity, clip=True).encode(x, y(low), alt.Y2(high), colour)
         for low, high, opacity in (("q05", "q95", 0.16), ("q25", "q75", 0.28))
     ]
 

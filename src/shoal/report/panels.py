@@ -1,7 +1,7 @@
 """Figures of several panels: curves told apart by a colour bar, and summaries against a setting."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import altair as alt
@@ -9,6 +9,7 @@ import polars as pl
 
 from shoal.measures import EQUATIONS, Measures
 from shoal.report.along import along_numbers, in_places, marked_means
+from shoal.report.ceiling import ceiling, cut_title, log_scale
 from shoal.report.each_run import model_label
 from shoal.report.figures import STEPS_LABEL, Chart, log_steps, styled
 from shoal.report.gaps import broken, with_gaps
@@ -61,7 +62,8 @@ def curve_panels(curves: pl.DataFrame, colour: Axis, title: str, panels: Sequenc
 
     The line of a mean is dotted from where the first of its runs ends, and pale across wide gaps between evaluations,
     with dots at their ends. Of more than :data:`MOST_BANDS` values there are no bands. Means and bands are of all runs
-    and steps; what is drawn of them is thinned (:mod:`shoal.report.thinning`).
+    and steps; what is drawn of them is thinned (:mod:`shoal.report.thinning`). A loss of ten times the largest at the
+    start and more is cut off (:mod:`shoal.report.ceiling`).
 
     Args:
         curves: ``run``, ``step``, the setting's column and those of the panels, one row per run and evaluation.
@@ -72,7 +74,8 @@ def curve_panels(curves: pl.DataFrame, colour: Axis, title: str, panels: Sequenc
     shown = curves.filter(pl.col("step") > 0)
     x = alt.X("step:Q", title="training step", scale=alt.Scale(type="log", nice=False), axis=log_steps(shown))
     charts, described = [], []
-    for panel in panels:
+    for whole in panels:
+        panel = replace(whole, top=ceiling(curves, whole.column)) if whole.log else whole
         frame = mean_curves(_finite(shown, panel), [colour.column], panel.column)
         if frame.is_empty():
             charts.append(_nothing(panel, _PANEL))
@@ -96,20 +99,20 @@ def _curve_panel(frame: pl.DataFrame, x: alt.X, colour: Axis, panel: Panel) -> C
     layers = []
     if lines <= MOST_BANDS:
         base = alt.Chart(all_.select("step", "low", "high", "shade", "fill"))
-        area = base.mark_area(fillOpacity=0.13)
+        area = base.mark_area(fillOpacity=0.13, clip=True)
         layers.append(area.encode(x, _y(panel, "low"), alt.Y2("high"), alt.Fill("fill:N", scale=None), detail))
     for part, dash in ((thinned.filter("whole"), [1, 0]), (_after_the_first_end(thinned, colour), [1, 3])):
         if not part.is_empty():
             line = painted(broken(part, by, "mean"), colour).select("step", "mean", "shade")
-            mark = alt.Chart(line).mark_line(strokeWidth=1.6, strokeJoin="round", strokeDash=dash)
+            mark = alt.Chart(line).mark_line(strokeWidth=1.6, strokeJoin="round", strokeDash=dash, clip=True)
             layers.append(mark.encode(x, _y(panel, "mean"), paint, detail))
     if beside := all_.filter("beside").height:
         if thinned["gap"].any():
-            pale = alt.Chart(_across(thinned, colour)).mark_line(strokeWidth=0.7, strokeOpacity=0.6)
+            pale = alt.Chart(_across(thinned, colour)).mark_line(strokeWidth=0.7, strokeOpacity=0.6, clip=True)
             layers.append(pale.encode(x, _y(panel, "mean"), paint, alt.Detail(["shade:N", "bridge:N"])))
         # of many curves dots would hide each other
         dots = alt.Chart(all_.filter("beside").select("step", "mean", "fill")).mark_point(
-            filled=True, stroke=None, opacity=1, size=9 if beside < _MOST_POINTS else 3
+            filled=True, stroke=None, opacity=1, size=9 if beside < _MOST_POINTS else 3, clip=panel.top is not None
         )
         layers.append(dots.encode(x, _y(panel, "mean"), alt.Fill("fill:N", scale=None)))
     return alt.layer(*layers).properties(**_PANEL)
@@ -319,9 +322,9 @@ def _across(means: pl.DataFrame, colour: Axis) -> pl.DataFrame:
 
 def _y(panel: Panel, field: str) -> alt.Y:
     if panel.log:
-        scale, axis = alt.Scale(type="log", nice=False), alt.Axis(format="~g", tickCount=5)
+        scale, axis = log_scale(panel.top), alt.Axis(format="~g", tickCount=5)
     elif panel.domain is not None:
         scale, axis = alt.Scale(domain=list(panel.domain)), alt.Axis(tickCount=5)
     else:
         scale, axis = alt.Scale(zero=False), alt.Axis(format="~s", tickCount=5, labelExpr=STEPS_LABEL)
-    return alt.Y(f"{field}:Q", title=panel.title, scale=scale, axis=axis)
+    return alt.Y(f"{field}:Q", title=cut_title(panel.title, panel.top), scale=scale, axis=axis)

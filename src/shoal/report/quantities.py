@@ -51,6 +51,7 @@ class Panel:
         title: of its axis.
         log: a logarithmic axis.
         domain: of its axis.
+        top: upper end of its axis, where larger values are cut off.
         about: a further remark for captions.
         step_of: of the first step of a best value what the runs' task measures.
     """
@@ -59,6 +60,7 @@ class Panel:
     title: str
     log: bool = False
     domain: tuple[float, float] | None = None
+    top: float | None = None
     about: str = ""
     step_of: Measures | None = None
 

@@ -49,6 +49,8 @@ def colour(axis: "Axis", frame: pl.DataFrame) -> alt.Color:
     shown = values if len(values) <= _MOST_NAMED else alt.Undefined
     label = _SHORT if axis.log is None else _raised(axis.log)
     legend = alt.Legend(orient="right", type="gradient", gradientLength=150, values=shown, labelExpr=label)
+    if len(values) <= 2:  # a bar would show shades between them, of which there are no runs
+        legend.type, legend.symbolType, legend.symbolOpacity = "symbol", "stroke", 1
     scale = alt.Scale(range=_SHADES, domain=[values[0], values[-1]], interpolate="rgb")
     return alt.Color("shade:Q", title=axis.title, scale=scale, legend=legend)
 
