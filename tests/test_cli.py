@@ -442,3 +442,19 @@ def test_a_default_is_called_default(command, capsys):
         main([command, "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert not re.findall(r" \([\d.]+\)", text)  # a number alone in brackets
+
+
+@pytest.mark.parametrize("words", ["study list", "reproduce"])
+def test_lists_are_wrapped_beside_their_names(words, capsys, monkeypatch):
+    """Narrow terminals break no line where they happen to end; a pipe has one line for each name."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert main(words.split()) == 0
+    whole = capsys.readouterr().out.splitlines()
+    for columns in ("40", "60"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(words.split()) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= int(columns) and len(lines) > len(whole)
+        assert " ".join(" ".join(lines).split()) == " ".join(" ".join(whole).split())
+        names = [line.split()[0] for line in lines if not line.startswith(" ")]
+        assert names == [line.split()[0] for line in whole]

@@ -10,13 +10,16 @@ import importlib
 import io
 import os
 import select
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from textwrap import wrap
 from typing import Any, TextIO, cast
 
 from shoal.errors import printable
 
+_WIDEST = 2000  # columns of a file or pipe, which has no width of its own: lines there are as long as they need to be
 PATIENCE = 5.0  # seconds for which a reader may leave a pipe full that does not block
 _NOBODY = (errno.EPIPE, errno.EBADF)  # it was closed, here or at its other end, by someone who wants no more
 
@@ -44,6 +47,23 @@ def _spelling(sign: str) -> str:
 def say(line: str = "") -> None:
     """Print one line, with control characters replaced, since parts of it may be someone else's, such as a lab's."""
     print(printable(line))
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, or ``COLUMNS``; without either, more than a table needs."""
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        return shutil.get_terminal_size((_WIDEST, 1)).columns
+    return _WIDEST
+
+
+def say_list(lines: Iterable[tuple[str, str]]) -> None:
+    """Print names and a line about each, which is wrapped beside its name where the terminal is too narrow."""
+    lines = list(lines)
+    wide = max((len(name) for name, _ in lines), default=0) + 2
+    width = max(terminal_width(), wide + 20)
+    for name, about in lines:
+        for number, line in enumerate(wrap(about, width - wide, break_long_words=False)):
+            say((" " * wide if number else name.ljust(wide)) + line)
 
 
 def readable(text: str) -> str:

@@ -14,7 +14,7 @@ from shoal.commands.parsing import (
     refuse_unread,
 )
 from shoal.commands.study import add_form, refuse_times
-from shoal.output import say
+from shoal.output import say, say_list
 
 
 def arguments(parser: Parser) -> None:
@@ -34,8 +34,7 @@ def run(options: Options) -> int:
 
     if not options.names:
         refuse_unread(options, "reproduce without the name of a reproduction lists them and", "lab")
-        for name, about in NAMES.items():
-            print(f"{name:18} {about}")
+        say_list(NAMES.items())
         return 0
     for name in options.names:
         refuse_times(options, name)

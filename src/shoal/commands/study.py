@@ -18,7 +18,7 @@ from shoal.commands.parsing import (
     refuse_unread,
 )
 from shoal.errors import UserError, nearest
-from shoal.output import say
+from shoal.output import say, say_list
 
 if TYPE_CHECKING:
     from shoal.studies import Study
@@ -119,15 +119,15 @@ def list_studies() -> int:
     from shoal.registry import offered
     from shoal.studies import NAMES, get_study
 
-    for name, about in NAMES.items():
-        say(f"{name:16} {about}")
+    lines = list(NAMES.items())
     for name, place in offered("study").items():
         try:
             about = str(getattr(get_study(name), "about", "")) or place
         except UserError as problem:
             about = str(problem)
         if name not in NAMES:
-            say(f"{name:16} {about}")
+            lines.append((name, about))
+    say_list(lines)
     return 0
 
 

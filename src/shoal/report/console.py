@@ -6,9 +6,7 @@ blocks, each with the labels of the rows; and where a column does not fit beside
 words, of which a number is one.
 """
 
-import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from textwrap import wrap
@@ -20,7 +18,7 @@ from rich.text import Text
 
 from shoal.errors import printable
 from shoal.lab import Records
-from shoal.output import readable, say
+from shoal.output import readable, say, terminal_width
 from shoal.report.each_run import per_run_table, varying_settings
 from shoal.report.quantities import OPEN
 from shoal.report.reading import sentences
@@ -29,7 +27,6 @@ from shoal.report.words import NOTHING, damage_sentences
 
 _MOST_ROWS = 40
 _MOST_SETTINGS = 8  # model and seed among them
-_WIDEST = 2000  # columns of a file or pipe, which has no width of its own: lines there are as long as they need to be
 _GAP = 2  # between two columns
 _ID = re.compile(r"[0-9a-f]{16}")
 _SIGN = re.compile(rf"(?:(\S+) )?([{OPEN}{NOTHING}]): ")  # begins the sentence of a caption that explains a sign
@@ -84,13 +81,6 @@ def _keys(table: Table) -> list[str]:
 def _text(text: str, style: str = "") -> Text:
     """Text of a cell as it stands: no part of it is read as markup or as a control sequence of the terminal."""
     return Text(readable(printable(text)), style)
-
-
-def terminal_width() -> int:
-    """Columns of the terminal, or ``COLUMNS``; without either, more than a table needs."""
-    if sys.stdout.isatty() or "COLUMNS" in os.environ:
-        return shutil.get_terminal_size((_WIDEST, 1)).columns
-    return _WIDEST
 
 
 def blocks(widths: Sequence[int], width: int) -> list[list[int]]:
