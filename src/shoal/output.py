@@ -62,7 +62,7 @@ def say_list(lines: Iterable[tuple[str, str]]) -> None:
     wide = max((len(name) for name, _ in lines), default=0) + 2
     width = max(terminal_width(), wide + 20)
     for name, about in lines:
-        for number, line in enumerate(wrap(about, width - wide, break_long_words=False)):
+        for number, line in enumerate(wrap(about, width - wide, break_long_words=False) or [""]):
             say((" " * wide if number else name.ljust(wide)) + line)
 
 
