@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 import shoal
 from shoal.cli import main
 from shoal.lab.lab import Lab
+from shoal.spec import RunSpec
+from shoal.training import shape_costs
 from shoal.training.api import arrange
 from shoal.training.forecast import forecast, makespan
 from shoal.training.loop import Options, train_cohort
+from shoal.training.plan import Cohort
+from shoal.training.shape_costs import _Clock, _Trial
 
 FLAGS = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
@@ -92,6 +96,26 @@ def test_shapes_beyond_the_time_for_trials_are_estimated_by_their_operations(tmp
     _, found = foreseen(tiny_grid({}, num_layers=[1, 2]), tmp_path / "lab")
     assert [piece.costs.is_measured for piece in found.pieces] == [True, False]
     assert all(0 < piece.low <= piece.high and piece.memory > 0 for piece in found.pieces)
+
+
+def test_a_long_evaluation_is_estimated_from_a_sample(monkeypatch):
+    """Without one the trial of a table of ten million equations takes minutes."""
+    spec = RunSpec(p=64, embedding_size=16, hidden_size=16, num_layers=1, train_batch_size=64)
+    trial = _Trial(Cohort((spec,)), torch.device("cpu"), "prefixes")
+    scored, whole = [], trial._stack.score
+    monkeypatch.setattr(
+        trial._stack, "score", lambda part, **form: (scored.append(part.shape[1]), whole(part, **form))[1]
+    )
+    monkeypatch.setattr(shape_costs, "SAMPLE", 512)
+    monkeypatch.setattr(shape_costs, "TRIAL_SECONDS", 1e9)
+    clock = _Clock(torch.device("cpu"), 1)
+    (_, exact), done = trial.evaluation(clock), sum(scored)
+    assert done == 2 * 512 + 2 * 64 * 64  # the sample twice, then all examples twice
+    scored.clear()
+    monkeypatch.setattr(shape_costs, "TRIAL_SECONDS", 0.0)
+    first, estimate = trial.evaluation(clock)
+    assert scored == [512] and first >= estimate
+    assert estimate > 2 * exact / 64  # of all examples, not of the sample
 
 
 @given(seconds=st.lists(st.floats(0, 100), max_size=12), workers=st.integers(1, 5))

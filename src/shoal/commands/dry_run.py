@@ -188,9 +188,8 @@ def _table(found: "Forecast") -> "Table":
 
 def _step(pieces: "Sequence[Piece]") -> str:
     """``0.52 to 0.71 ms``: over the windows of a trial."""
-    low = 1e3 * min(min(piece.costs.steps) for piece in pieces)
-    high = 1e3 * max(max(piece.costs.steps) for piece in pieces)
-    return f"{low:.2g} to {high:.2g} ms" if f"{low:.2g}" != f"{high:.2g}" else f"{low:.2g} ms"
+    low, high = (f"{float(f'{1e3 * end(end(piece.costs.steps) for piece in pieces):.2g}'):,g}" for end in (min, max))
+    return f"{low} to {high} ms" if low != high else f"{low} ms"
 
 
 def _how(found: "Forecast") -> str:
