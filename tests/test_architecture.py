@@ -17,6 +17,7 @@ SOURCE = Path(shoal.__file__).parent
 # Each may import what stands before it, and within itself.
 ORDER = [
     "errors",
+    "interrupts",
     "output",
     "registry",
     "measures",

@@ -457,6 +457,9 @@ def test_closed_form_counts_equal_counting(part, vocabulary, of_sources):
 @some
 @given(parts(), seeds)
 def test_what_is_without_effect_has_no_gradient_and_all_else_has_one(part, seed):
+    part = part.model_copy(
+        update={"non_linearity": "gelu"}
+    )  # of relu all units of a small layer may be off on six examples
     sizes = Sizes(V, T, None, V, S)
     model = randomised(part.build(sizes), seed, 0.3).double().eval()
     source, seen = ragged(seed, 6)

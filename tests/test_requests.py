@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 import shoal
 from shoal.cli import main
 from shoal.errors import UserError
+from shoal.interrupts import ignore_interrupts
 from shoal.report import Figure, Report, Section, page
 from shoal.spec import RunSpec, grid
 from shoal.spec.grid import MOST_RUNS
@@ -214,3 +216,33 @@ def test_names_that_no_file_can_have_are_one_line(what, tmp_path, monkeypatch, c
     told = capsys.readouterr()
     assert told.err.count("\n") == 1 and len(told.err) < 2 * len(LONG) + 300
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt"]
+
+
+RACE = r"""
+import os, signal, subprocess, sys, time
+from shoal.interrupts import ignore_interrupts
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sent = "import os, signal, sys\nwhile True: os.kill(int(sys.argv[1]), signal.SIGINT)"
+sender = subprocess.Popen([sys.executable, "-c", sent, str(os.getpid())], stderr=subprocess.DEVNULL)
+until = time.monotonic() + 3
+while time.monotonic() < until:
+    signal.signal(signal.SIGINT, lambda *_: None)
+    ignore_interrupts()
+sender.kill()
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_between_two_handlers_prints_nothing():
+    """Thousands each second, of which one arrives now and then just as its handler is removed."""
+    done = subprocess.run([sys.executable, "-c", RACE], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_other_errors_that_nobody_catches_are_told_while_ctrl_c_is_ignored(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    raised = [SimpleNamespace(exc_value=OSError(text)) for text in ("Signal 2 ignored due to race condition", "disk")]
+    monkeypatch.setattr("shoal.interrupts.signal.signal", lambda *_: [sys.unraisablehook(one) for one in raised])
+    ignore_interrupts()
+    assert told == raised[1:] and sys.unraisablehook == told.append

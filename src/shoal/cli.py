@@ -15,6 +15,7 @@ from types import FrameType
 
 from shoal.commands.parsing import Parser
 from shoal.errors import DiskError, RunFailed, UserError, nearest, printable, shortened
+from shoal.interrupts import ignore_interrupts
 from shoal.output import Output, printing
 
 COMMANDS = {
@@ -117,7 +118,7 @@ def _interrupted_once(ends: bool) -> Iterator[None]:
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ignore_interrupts()
         raise KeyboardInterrupt
 
     try:
@@ -128,7 +129,10 @@ def _interrupted_once(ends: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN if ends else before)
+        if ends:
+            ignore_interrupts()
+        else:
+            signal.signal(signal.SIGINT, before)
 
 
 def _account(code: int, out: Output, error: Output) -> int:

@@ -1,12 +1,12 @@
 """Training with progress on the terminal, for the commands that train, and the message after an interruption."""
 
 import argparse
-import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from shoal.commands.progress import Progress
+from shoal.interrupts import ignore_interrupts
 from shoal.lab import Lab, Records
 from shoal.lab.names import check_label
 from shoal.output import say, seen_again
@@ -64,7 +64,7 @@ def _where(lab: str) -> str:
 def _stopped(lab: str, stop: KeyboardInterrupt) -> Interrupted:
     """Message after an interruption, with the command that goes on; ignores further ones, so that it is printed."""
     with suppress(ValueError):  # not the main thread, which has the signals
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ignore_interrupts()
     saved = "everything up to this step is kept" if isinstance(stop, Interrupted) else "what was flushed is kept"
     return Interrupted(f"stopped; {saved}. To go on: shoal resume --lab {lab}")
 

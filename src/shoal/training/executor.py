@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from shoal.errors import DiskError, RunFailed, UserError
+from shoal.interrupts import ignore_interrupts
 from shoal.lab.cohort import CohortFolder
 from shoal.output import printing
 from shoal.training.continuation import Places
@@ -66,7 +67,7 @@ class StopFlag:
 
         def ask(signum: int, frame: FrameType | None) -> None:
             if self.asked and signum == signal.SIGINT:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # a third would interrupt the cleaning up after the second
+                ignore_interrupts()  # a third would interrupt the cleaning up after the second
                 raise KeyboardInterrupt
             self.asked = True
 
@@ -283,7 +284,7 @@ def _end(workers: Sequence[_Worker]) -> None:
 def _work(path: Path, settings: tuple[Any, ...], pipe: Connection) -> None:
     """Body of a worker: train one cohort, report to the parent, and stop when it asks or is gone."""
     asked = StopFlag()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    ignore_interrupts()  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, lambda *_: setattr(asked, "asked", True))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     execution, processes = settings
