@@ -319,18 +319,19 @@ def with_null_seeds():
 
 
 def test_a_null_seed_is_no_seed_in_any_test():
-    """One rule: where a run has no seed on record, tests exchange runs as if none had, and slopes leave it out."""
+    """One rule: a run without a seed on record shares it with no other, and is left out where runs share seeds."""
     frame = with_null_seeds()
-    assert comparable(frame, "width", "seed").names == ()
-    assert logrank(frame, "width").blocks == ()
-    without = logrank(frame.drop("seed"), "width")
-    assert logrank(frame, "width").p == without.p
-    assert (
-        any_difference(frame, "width", "loss", draws=40_000).p
-        == any_difference(frame, "width", "loss", (), draws=40_000).p
-    )
-    one, none = (trend(frame, "width", "loss", unit, draws=40_000) for unit in ("seed", ()))
-    assert (one.p, one.rho, one.slope, one.units) == (none.p, none.rho, pytest.approx(none.slope), 2)
+    known = frame.drop_nulls("seed")
+    blocks = comparable(frame, "width", "seed")
+    assert blocks.names == ("seed",) and blocks.alone == 4
+    assert logrank(frame, "width").blocks == ("seed",)
+    for test in (any_difference, trend):
+        whole, left = test(frame, "width", "loss", draws=40_000), test(known, "width", "loss", draws=40_000)
+        assert whole.p == left.p
+    assert whole.alone == left.alone + 4 and whole.units == 2 and (whole.low, whole.high) == (left.low, left.high)
+    no_seed = frame.with_columns(seed=pl.lit(None, dtype=pl.Int64))
+    assert comparable(no_seed, "width", "seed").names == () and logrank(no_seed, "width").blocks == ()
+    assert any_difference(no_seed, "width", "loss").p == any_difference(no_seed, "width", "loss", ()).p
 
 
 def test_slopes_are_compared_on_seeds_that_are_known():

@@ -2,6 +2,7 @@
 
 import os
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,13 +13,12 @@ from hypothesis import strategies as st
 import shoal
 from shoal.cli import main
 from shoal.lab.lab import Lab
-from shoal.spec import RunSpec
 from shoal.training import shape_costs
 from shoal.training.api import arrange
 from shoal.training.forecast import forecast, makespan
 from shoal.training.loop import Options, train_cohort
 from shoal.training.plan import Cohort
-from shoal.training.shape_costs import _Clock, _Trial
+from shoal.training.shape_costs import _Trial
 
 FLAGS = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
@@ -98,24 +98,57 @@ def test_shapes_beyond_the_time_for_trials_are_estimated_by_their_operations(tmp
     assert all(0 < piece.low <= piece.high and piece.memory > 0 for piece in found.pieces)
 
 
+class _Counted:
+    """Clock by which a step takes as long as the examples that were scored in it."""
+
+    def __init__(self, trial, monkeypatch):
+        self.scored, score = [], trial._stack.score
+        monkeypatch.setattr(
+            trial._stack, "score", lambda part, **form: (self._note(part, form), score(part, **form))[1]
+        )
+
+    def _note(self, part, form):
+        self.scored.append((part.shape[1], form["form"]))
+
+    def time(self, work):
+        before = sum(n for n, _ in self.scored)
+        out = work()
+        return float(sum(n for n, _ in self.scored) - before), out
+
+
 def test_a_long_evaluation_is_estimated_from_a_sample(monkeypatch):
     """Without one the trial of a table of ten million equations takes minutes."""
-    spec = RunSpec(p=64, embedding_size=16, hidden_size=16, num_layers=1, train_batch_size=64)
-    trial = _Trial(Cohort((spec,)), torch.device("cpu"), "prefixes")
-    scored, whole = [], trial._stack.score
-    monkeypatch.setattr(
-        trial._stack, "score", lambda part, **form: (scored.append(part.shape[1]), whole(part, **form))[1]
-    )
+    trial = _Trial(Cohort((tiny(p=64, train_batch_size=64, eval_batch_size=1000),)), CPU, "prefixes")
+    clock = _Counted(trial, monkeypatch)
     monkeypatch.setattr(shape_costs, "SAMPLE", 512)
     monkeypatch.setattr(shape_costs, "TRIAL_SECONDS", 1e9)
-    clock = _Clock(torch.device("cpu"), 1)
-    (_, exact), done = trial.evaluation(clock), sum(scored)
-    assert done == 2 * 512 + 2 * 64 * 64  # the sample twice, then all examples twice
-    scored.clear()
-    monkeypatch.setattr(shape_costs, "TRIAL_SECONDS", 0.0)
-    first, estimate = trial.evaluation(clock)
-    assert scored == [512] and first >= estimate
-    assert estimate > 2 * exact / 64  # of all examples, not of the sample
+    assert trial.evaluation(clock) == (64 * 64, 64 * 64)
+    assert [n for n, _ in clock.scored[:2]] == [512, 512] and len(clock.scored) == 2 + 2 * 5
+    clock.scored.clear()
+    monkeypatch.setattr(shape_costs, "TRIAL_SECONDS", 4095.0)
+    assert trial.evaluation(clock) == (64 * 64, 64 * 64)
+    assert [n for n, _ in clock.scored] == [512, 512]
+
+
+def test_each_form_of_batches_has_a_sample(monkeypatch):
+    """Batches of long sentences take longer than those of short ones."""
+    trial = _Trial(Cohort((tiny(p=64, train_batch_size=64),)), CPU, "prefixes")
+    parts = [(torch.zeros(1, n, dtype=torch.long), form) for n, form in ((4, "short"), (30, "long"), (600, "long"))]
+    trial._stack.passes = parts
+    times = {"short": 1.0, "long": 20.0}
+    monkeypatch.setattr(trial._stack, "score", lambda part, form: clock.spend(part.shape[1] * times[form]))
+    clock = SimpleNamespace(spent=0.0)
+    clock.spend = lambda seconds: setattr(clock, "spent", clock.spent + seconds)
+
+    def time(work):
+        before = clock.spent
+        out = work()
+        return clock.spent - before, out
+
+    clock.time = time
+    monkeypatch.setattr(shape_costs, "SAMPLE", 100)
+    monkeypatch.setattr(shape_costs, "TRIAL_SECONDS", 5000.0)
+    assert trial.evaluation(clock)[1] == pytest.approx(4 + 630 * 20)
 
 
 @given(seconds=st.lists(st.floats(0, 100), max_size=12), workers=st.integers(1, 5))

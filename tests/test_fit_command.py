@@ -68,6 +68,8 @@ def test_a_page_without_intervals_or_held_out_runs(here):
     frame = pl.DataFrame({"N": N, "C": flop}).with_columns(D=pl.col("C") / 6 / pl.col("N"))
     frame.with_columns(L=LAW.loss(pl.col("N"), pl.col("D"))).write_csv("runs.csv")
     assert fit("runs.csv", "--resamples", "0", "--budgets", "1e20") == 0
+    text = next(here.rglob("report.md")).read_text(encoding="utf-8")
+    assert "interval" not in text and "bootstrap" not in text and "resample" not in text.split("Made by")[0]
     page = (here / "fit-runs" / "index.html").read_text(encoding="utf-8")
     assert "no held-out error" in text_of(page)
     assert not (here / "fit-runs" / "figures" / "held-out.png").exists()

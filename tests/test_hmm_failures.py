@@ -215,7 +215,7 @@ def test_what_cannot_be_told_apart_is_not_enough():
 
 def test_a_single_validation_sequence_tells_nothing_apart():
     (said,) = states_sentences(numbers_of(math.nan, math.nan, math.nan))
-    assert "a single validation sequence gives no intervals, so that nothing is told apart" in said
+    assert "nothing is told apart: no difference has an interval, which takes two sequences that are not alike" in said
     assert "every other" not in said
 
 
@@ -224,6 +224,11 @@ def test_a_number_that_holds_a_sequence_impossible_is_told_from_the_others():
     assert "K = 2 cannot be told from it" in said and "K = 1, 2" not in said
     (said,) = states_sentences(numbers_of(math.nan, -0.02, 0.0, below=[-math.inf, -0.1, 0.0]))
     assert "every other number is below it" in said
+
+
+def test_numbers_that_all_hold_a_sequence_impossible_have_no_intervals():
+    (said,) = states_sentences(numbers_of(math.nan, math.nan, 0.0, below=[-math.inf, -math.inf, 0.0]))
+    assert "every other number holds one of these sequences impossible; 3 is the largest" in said
 
 
 def test_one_number_of_states_is_compared_with_none():

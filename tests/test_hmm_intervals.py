@@ -1,6 +1,7 @@
 """Intervals of held-out log-likelihoods: what they are made of, and how often they hold the truth."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -78,8 +79,8 @@ def test_levels_that_are_none(level):
         per_observation(np.array([[-1.0, -2.0]]), of_lengths([1, 1]), level=level)
 
 
-def test_differences_from_the_highest_hold_together():
-    """Four numbers of states are three differences: each has the interval of level 1 - 0.05 / 3."""
+def test_differences_from_the_highest_have_the_level_of_all_pairs():
+    """Four numbers of states are six pairs: each difference has the interval of level 1 - 0.05 / 6."""
     models = {K: model(stay) for K, stay in enumerate((0.6, 0.8, 0.94, 0.95), 1)}
     data, _ = sample(models[4], [50] * 9, seed=3)
     rows = _numbers(pl.DataFrame({"num_states": list(models)}), models, data)
@@ -89,8 +90,26 @@ def test_differences_from_the_highest_hold_together():
         if row["num_states"] == top + 1:
             continue
         gaps = (values - each[top]) / 50
-        low, high = stats.t.interval(1 - 0.05 / 3, 8, gaps.mean(), stats.sem(gaps))
+        low, high = stats.t.interval(1 - 0.05 / 6, 8, gaps.mean(), stats.sem(gaps))
         assert (row["below_low"], row["below_high"]) == (pytest.approx(low), pytest.approx(high))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("K", "n_sequences"), [(6, 30), (8, 10)])
+def test_differences_from_the_highest_hold_together(K, n_sequences, monkeypatch):
+    """Of numbers of states that are all alike, the highest is chosen by the same sequences."""
+    random, inside = np.random.default_rng(K), 0
+    data = of_lengths([1] * n_sequences)
+    models = {k: k for k in range(K)}
+    for _ in range(400):
+        values = random.normal(size=(K, n_sequences))
+        monkeypatch.setattr(
+            "shoal.studies.hmm_scores.log_likelihood",
+            lambda k, _, v=values: SimpleNamespace(log_likelihood=v[k : k + 1]),
+        )
+        rows = _numbers(pl.DataFrame({"num_states": list(models)}), models, data)
+        inside += all(not row["below"] or row["below_low"] <= 0 <= row["below_high"] for row in rows)
+    assert 0.94 <= inside / 400 <= 1
 
 
 def coverage(n_sequences, lengths_of, n=2000):

@@ -128,9 +128,26 @@ def test_predictions_and_budgets_that_are_no_sizes():
     for sizes in ([(math.nan, -1)], [(1e3, 0)], [(1e3, math.inf)], [("x", 1e3)]):
         with pytest.raises(UserError, match="parameters and tokens must be finite and above 0, got"):
             fit.predict(sizes)
-    for budgets in ([-1, 0], [math.nan], ["1e9"], [True]):
+    for budgets in ([-1, 0], [math.nan], ["1e9"], [True], [10**400]):
         with pytest.raises(UserError, match="a budget must be finite and above 0, got"):
             fit.optimum(budgets)
+    with pytest.raises(UserError, match="a budget must stand in a list, got 1000000"):
+        fit.optimum(1_000_000)
+    with pytest.raises(UserError, match="sizes must be pairs"):
+        fit.predict([(1e3, 1e6, 5)])
+
+
+def test_what_can_be_read_once_is_read_once():
+    fit = analysis.fit_scaling(LAW, resamples=0, tied=np.bool_(False)).every
+    assert fit.predict(zip([1e4], [1e6], strict=True)).equals(fit.predict([(1e4, 1e6)]))
+    assert fit.optimum(budget for budget in [1e12]).equals(fit.optimum([1e12]))
+    assert analysis.fit_power_law(RUNS, "width", "loss", saturating=np.bool_(True), resamples=0).law.saturating is True
+    assert analysis.holm(p for p in (0.01, None, 0.04)) == analysis.holm([0.01, None, 0.04])
+
+
+def test_a_threshold_that_no_float_holds_is_refused():
+    with pytest.raises(UserError, match="threshold must be a finite number"):
+        analysis.time_to(CURVES, "valid_accuracy", 10**400)
 
 
 @pytest.mark.parametrize(

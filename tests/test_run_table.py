@@ -393,11 +393,23 @@ def test_numbers_without_the_unit_of_their_column_are_doubted(tmp_path):
     (doubt,) = read_runs(tmp_path / "runs.csv", Reading()).doubts
     assert "column 'N' has '3.162M' in row 1 and '0.01' in row 3, and in 1 more like it" in doubt
     assert not read_runs(tmp_path / "runs.csv", Reading(units=["N=M"])).doubts
+    (tmp_path / "runs.csv").write_text(MIXED.replace("0.01", "2."))
+    assert "and '2.' in row 3" in read_runs(tmp_path / "runs.csv", Reading()).doubts[0]
     (tmp_path / "runs.csv").write_text(MIXED.replace("0.01", "10000").replace("0.02", "20,000".replace(",", "")))
     assert not read_runs(tmp_path / "runs.csv", Reading()).doubts
 
 
-@pytest.mark.parametrize("above", ["# my runs, 2024\n", "# a\n# b, c\n\n", "My runs\n\n", "sep=,\n# from a sheet\n"])
+ABOVE = [
+    "# my runs, 2024\n",
+    "# a\n# b, c\n\n",
+    "My runs\n\n",
+    "sep=,\n# from a sheet\n",
+    "Loss\n",
+    "# N, D and loss of runs\n",
+]
+
+
+@pytest.mark.parametrize("above", ABOVE)
 def test_lines_above_the_header_are_left_out_and_said(tmp_path, above):
     plain, titled = tmp_path / "plain.csv", tmp_path / "titled.csv"
     plain.write_text("N,D,loss\n1e6,1e8,3.1\n2e6,1e8,x\n")
@@ -418,7 +430,19 @@ def test_a_header_that_is_a_comment_is_the_header(tmp_path):
     assert read_runs(tmp_path / "runs.csv", Reading({"parameters": "#params"})).columns["parameters"] == "#params"
 
 
+def test_blank_lines_above_the_header_are_nothing_to_say(tmp_path):
+    (tmp_path / "runs.csv").write_text("\n\nN,D,loss\n1e6,1e8,3.1\n")
+    table = read_runs(tmp_path / "runs.csv", Reading())
+    assert not table.notes and len(table.runs) == 1
+
+
+def test_a_header_of_two_lines_within_quotes_is_one_record(tmp_path):
+    (tmp_path / "runs.csv").write_text('"run\nid",N,D,loss\na,1e6,1e8,3.1\n')
+    table = read_runs(tmp_path / "runs.csv", Reading({"group": "run\nid"}))
+    assert table.runs["group"].to_list() == ["a"] and not table.notes
+
+
 def test_a_first_line_that_names_a_column_is_the_header_whatever_follows(tmp_path):
-    (tmp_path / "runs.csv").write_text("size,D,val\nN,D,loss\n1,2,3\n")
+    (tmp_path / "runs.csv").write_text("size,D,loss\nN,D,loss\n1,2,3\n")
     with pytest.raises(UserError, match="no column of parameters"):
         read_runs(tmp_path / "runs.csv", Reading())

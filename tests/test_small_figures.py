@@ -3,13 +3,14 @@
 import json
 import math
 
+import numpy as np
 import polars as pl
 import pytest
 
 from shoal.report.along import along_numbers
 from shoal.report.by import in_order
 from shoal.report.ceiling import ceiling
-from shoal.report.figures import learning_curves
+from shoal.report.figures import learning_curves, long_curves
 from shoal.report.gaps import with_gaps
 from shoal.report.panels import MODEL, Axis, curve_panels, summary_panels
 from shoal.report.quantities import Panel
@@ -91,6 +92,7 @@ def test_a_loss_without_bound_does_not_press_the_others_to_the_bottom():
     assert ceiling(curves_of(a=good, b=[5.0, 49.0, 20.0, math.nan]), "train_loss") is None
     assert ceiling(curves_of(b=bad), "train_loss") is None  # nothing would be left to see
     assert ceiling(curves_of(a=[0.0, 0.0]), "train_loss") is None
+    assert ceiling(curves_of(a=[0.0, 0.0, 0.0, 1.0]), "train_loss") is None  # no axis of logarithms ends at 0
     axis = Axis("kind", "kind", names=(("a", "a"), ("b", "b")))
     panels = [Panel("train_loss", "L_train", log=True), Panel("valid_loss", "L_val", log=True)]
     for runs, cut in ((curves_of(a=good, b=bad), True), (curves_of(a=good, b=good), False)):
@@ -98,6 +100,41 @@ def test_a_loss_without_bound_does_not_press_the_others_to_the_bottom():
         assert ('"domainMax": 50.0' in drawn) == cut and ("L_val, cut at 50" in drawn) == cut
         one = json.dumps(learning_curves(runs, "loss", "loss").to_dict())
         assert ('"domainMax": 50.0' in one) == cut and ("cut at 50" in one) == cut
+
+
+def test_the_axis_of_both_splits_ends_above_where_either_begins():
+    both = curves_of(a=[4.0, 3.0, 2.0, 1.0, 0.5, 0.4, 0.3]).with_columns(
+        valid_loss=pl.Series([50.0, 45.0, 43.0, 4.0, 3.0, 3.0, 600.0])
+    )
+    for curves in (both, both.rename({"train_loss": "valid_loss", "valid_loss": "train_loss"})):
+        assert ceiling(long_curves(curves, "loss"), "value") == 500
+
+
+def test_lines_at_the_border_are_whole_where_nothing_is_cut():
+    axis = Axis("kind", "kind", names=(("a", "a"), ("b", "b")))
+    runs = curves_of(a=[4.0, 3.0], b=[5.0, 4.0])
+    panels = [Panel("train_loss", "L_train", log=True)]
+    for chart in (curve_panels(runs, axis, "by kind", panels), learning_curves(runs, "loss", "loss")):
+        assert '"clip": true' not in json.dumps(chart.to_dict())
+
+
+def test_ticks_of_many_values_beside_zero_are_decades():
+    values = [0.0, *(10 ** (-k / 2) for k in range(12))]
+    assert len(values) > 10
+    drawn = along_numbers(values, Axis("wd", "weight decay")).to_dict()
+    ticks = drawn["axis"]["values"]
+    assert ticks[0] == 0 and ticks[1:] == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0])
+
+
+def test_no_value_near_zero_is_thinned_away():
+    rng = np.random.default_rng(0)
+    values = [0.0, 1e-4, 1e-3, 3e-3, 1e-2, 1.0]
+    rows = {"run": [f"r{n}" for n in range(1800)], "wd": [value for value in values for _ in range(300)]}
+    runs = pl.DataFrame(rows | {"kind": "a", "train_loss": rng.random(1800)})
+    axis, panel = Axis("kind", "kind", names=(("a", "a"),)), Panel("train_loss", "L_train")
+    drawn = json.dumps(summary_panels(runs, Axis("wd", "weight decay"), axis, "by wd", [panel]).to_dict())
+    for value in values:
+        assert drawn.count(f'"wd": {value}') > 40
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ def ignore_interrupts() -> None:
     Raises:
         ValueError: this is not the main thread, which has the signals.
     """
-    told = sys.unraisablehook
+    hook = sys.unraisablehook
 
     def tell(unraisable: "sys.UnraisableHookArgs") -> None:
         if not str(unraisable.exc_value).startswith(f"Signal {signal.SIGINT.value} ignored"):
-            told(unraisable)
+            hook(unraisable)
 
     sys.unraisablehook = tell
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     finally:
-        sys.unraisablehook = told
+        sys.unraisablehook = hook

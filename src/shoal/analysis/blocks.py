@@ -75,8 +75,8 @@ def comparable(frame: pl.DataFrame, asked: Names, unit: Names, within: Names = (
 
     Where runs share seeds so seldom that fewer than half of those that agree in ``within`` can be compared on a seed,
     the seed is left out of the blocks: runs of different seeds are as good as drawn anew, so that this costs power
-    alone. So it is where a run has no seed on record (null), which is nobody's seed. A setting is never left out: its
-    runs would not be alike; one that is null, as the depth of a model that has none, is a value like others.
+    alone. A run without a seed on record (null) shares it with no other. A setting is never left out: its runs would
+    not be alike; one that is null, as the depth of a model that has none, is a value like others.
 
     Args:
         frame: one row per run.
@@ -90,9 +90,7 @@ def comparable(frame: pl.DataFrame, asked: Names, unit: Names, within: Names = (
     settings, seeds = as_names(within), as_names(unit)
     check_columns(frame, [*as_names(asked), *settings, *seeds])
     without = _blocks(frame, as_names(asked), settings)
-    if any(frame[name].null_count() for name in seeds):
-        return without
-    blocks = _blocks(frame, as_names(asked), [*seeds, *settings])
+    blocks = _blocks(frame, as_names(asked), [*seeds, *settings], known=seeds)
     return blocks if 2 * blocks.runs >= without.runs else without
 
 
@@ -103,8 +101,10 @@ def _fixed(frame: pl.DataFrame, by: Sequence[str], name: str) -> bool:
     return frame.select(name, *by).n_unique() == (frame.select(by).n_unique() if by else min(len(frame), 1))
 
 
-def _blocks(frame: pl.DataFrame, asked: list[str], names: list[str]) -> Blocks:
+def _blocks(frame: pl.DataFrame, asked: list[str], names: list[str], known: Sequence[str] = ()) -> Blocks:
+    """Blocks of the rows that agree in ``names``; those in which one of ``known`` is null are in none."""
     numbered = frame.select(*names, _asked=pl.struct(asked), _row=pl.int_range(pl.len(), dtype=pl.Int64))
+    numbered = numbered.drop_nulls(known) if known else numbered
     groups = [block for _, block in numbered.group_by(names, maintain_order=True)] if names else [numbered]
     rows = [block["_row"].to_numpy() for block in groups if block["_asked"].n_unique() > 1]
     return Blocks(rows, tuple(names), len(frame) - sum(map(len, rows)))

@@ -1,9 +1,11 @@
 """Checks of the data frames that an analysis is given, and their division into groups."""
 
+import math
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from shoal.errors import UserError, nearest
@@ -103,7 +105,7 @@ def check_draws(name: str, draws: int, seed: int) -> None:
 def check_flags(**values: bool) -> None:
     """Raise :class:`UserError` naming the first argument that is neither True nor False: ``"no"`` would be true."""
     for name, value in values.items():
-        if not isinstance(value, bool):
+        if not isinstance(value, bool | np.bool_):
             raise UserError(f"{name} must be True or False, got {value!r:.60}")
 
 
@@ -115,6 +117,14 @@ def is_integer(value: Any) -> bool:
 def is_number(value: Any) -> bool:
     """Return True if a value is a number and no boolean."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def as_float(number: Any) -> float:
+    """A number as a float, infinite where it is too large for one."""
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def is_count(name: str) -> pl.Expr:

@@ -25,6 +25,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """
     if not isinstance(p_values, Iterable):
         raise UserError(f"p values must be a list of numbers, got {p_values!r:.60}")
+    p_values = list(p_values)
     for p in p_values:
         if p is not None and (not is_number(p) or not 0 <= p <= 1):
             raise UserError(f"a p value must be a number from 0 to 1, or None, got {p!r:.60}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shoal.analysis.bootstrap import LEVEL, bootstrap, interval
 from shoal.analysis.checks import condition_warnings, constant_warnings, exponent_warnings, size_warnings
-from shoal.analysis.columns import is_number
+from shoal.analysis.columns import as_float, is_number
 from shoal.analysis.power_law import estimates
 from shoal.analysis.power_sum import Array, PowerSum
 from shoal.analysis.scaling_law import LawForm, ScalingLaw, law_of
@@ -52,7 +52,7 @@ class Estimate:
         """Table of ``quantity`` (E, A, B, α, β, exponents a and b), ``estimate``, ``low`` and ``high``."""
         return estimates({n: (getattr(self.law, n), getattr(self.resampled, n)) for n in _QUANTITIES}, level)
 
-    def optimum(self, budgets: list[float], level: float = LEVEL) -> pl.DataFrame:
+    def optimum(self, budgets: Iterable[float], level: float = LEVEL) -> pl.DataFrame:
         """Compute-optimal parameters and tokens for each budget, in floating-point operations.
 
         Returns:
@@ -61,8 +61,7 @@ class Estimate:
         Raises:
             UserError: a budget is not a finite number above 0.
         """
-        _check_positive("a budget", budgets)
-        rows = []
+        budgets, rows = _positive("a budget", budgets), []
         for flop in budgets:
             N, D = self.law.optimum(flop)
             row: dict[str, Any] = {"flop": flop}
@@ -72,7 +71,7 @@ class Estimate:
             rows.append(row | {"loss": float(self.law.loss(N, D))})
         return pl.DataFrame(rows)
 
-    def predict(self, sizes: Sequence[tuple[float, float]], level: float = LEVEL) -> pl.DataFrame:
+    def predict(self, sizes: Iterable[Sequence[float]], level: float = LEVEL) -> pl.DataFrame:
         """Predicted loss at given parameters and tokens.
 
         Two intervals, both under the assumption that the law has this form. The interval of the law covers its own
@@ -88,10 +87,12 @@ class Estimate:
         Raises:
             UserError: a number of parameters or tokens is not a finite number above 0.
         """
-        _check_positive("parameters and tokens", [value for size in sizes for value in size])
+        pairs = [_positive("parameters and tokens", size) for size in sizes]
+        if any(len(pair) != 2 for pair in pairs):
+            raise UserError("sizes must be pairs of parameters and tokens")
         spread = np.exp(self._residual_quantiles())
         rows = []
-        for N, D in sizes:
+        for N, D in pairs:
             many = np.asarray(self.resampled.loss(N, D))  # (resamples,)
             of_runs = np.outer(many[:_MOST_LAWS], spread).ravel()
             ends = (*interval(many, level), *interval(of_runs, level))
@@ -105,10 +106,16 @@ class Estimate:
         return np.asarray(within * np.sqrt(self.runs / max(self.runs - self.form.parameters, 1)))
 
 
-def _check_positive(what: str, values: Iterable[float]) -> None:
+def _positive(what: str, values: Iterable[float]) -> list[float]:
+    """The values as floats; :class:`UserError` where one is not finite and above 0."""
+    if not isinstance(values, Iterable):
+        raise UserError(f"{what} must stand in a list, got {values!r:.60}")
+    out = []
     for value in values:
-        if not (is_number(value) and 0 < value < math.inf):
+        out.append(as_float(value) if is_number(value) else math.nan)
+        if not 0 < out[-1] < math.inf:
             raise UserError(f"{what} must be finite and above 0, got {value!r:.60}")
+    return out
 
 
 def estimate(points: PowerSum, form: LawForm, member: NDArray[np.int64], resamples: int, seed: int) -> Estimate:

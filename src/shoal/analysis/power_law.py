@@ -107,6 +107,7 @@ def fit_power_law(
     check_resampling(resamples, seed)
     check_flags(saturating=saturating)
     check_delta(delta, _LEAST_SQUARES)
+    saturating = bool(saturating)
     ordered = points.sort(x, y)  # so that the order of the rows changes nothing
     xs, ys = (ordered[name].cast(pl.Float64).to_numpy() for name in (x, y))
     fewest, distinct = (3, count_distinct(xs)) if saturating else (2, count_distinct(xs))

@@ -194,7 +194,7 @@ def _checked_form(tied: bool, irreducible: float | None, delta: float, frame: pl
     E, largest = irreducible, float(frame["loss"].to_numpy().max(initial=0.0))
     if E is not None and (not is_number(E) or not 0 <= E < largest):
         raise UserError(f"irreducible must be at least 0 and below the largest loss, {largest:g}, got {E!r:.60}")
-    return LawForm(tied, None if E is None else float(E), float(delta))
+    return LawForm(bool(tied), None if E is None else float(E), float(delta))
 
 
 def _check_spread(frame: pl.DataFrame, form: LawForm) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import polars as pl
 
 from shoal.analysis.columns import (
+    as_float,
     check_columns,
     check_curves,
     check_numbers,
@@ -112,7 +113,7 @@ def reaches(column: str, threshold: float, measure: Measure) -> pl.Expr:
 
 
 def _as_recorded(column: str, threshold: float) -> tuple[pl.Expr, pl.Expr]:
-    if not (is_number(threshold) and abs(float(threshold)) < _INFINITE):
+    if not (is_number(threshold) and abs(as_float(threshold)) < _INFINITE):
         raise UserError(f"threshold must be a finite number, got {threshold!r}")
     return pl.col(column).cast(pl.Float32), pl.lit(threshold, dtype=pl.Float32)
 

@@ -93,8 +93,9 @@ def read_cells(path: Path, expected: Collection[str]) -> Cells:
     named = re.fullmatch(r"sep=([,;|\t])\s*", lines[0]) if lines else None  # how a spreadsheet says its separator
     first = int(named is not None)
     if above := _lines_above_header(lines[first:], known):
+        if any(line.strip() for line in lines[first : first + above]):
+            notes = [*notes, f"the header is in line {first + above + 1}; what stands above it is left out"]
         first += above
-        notes = [*notes, f"the header is in line {first + 1}; what stands above it is left out"]
     separator = named[1] if named else _separator(lines[first:], known)
     records = [record for record in _records(path, lines[first:], first, separator) if record[2] or any(record[1])]
     if not records:
@@ -163,15 +164,19 @@ def _decode(path: Path, raw: bytes) -> tuple[str, list[str]]:
 
 
 def _lines_above_header(lines: Sequence[str], expected: Collection[str]) -> int:
-    """Number of lines, such as a title or comments, above the first that names two of the expected columns.
+    """Number of lines, such as a title or comments, above the one that names most of the expected columns.
 
-    None are where the first line names one, or no line does: it is the header then, whatever it names.
+    None are where no line names two or more, and more than the first: it is the header then, whatever it names. So it
+    is where it ends within quotes.
     """
-    for number, line in enumerate(lines[: _MOST_ABOVE + 1]):
-        names = {name.strip(' "#\n\r').casefold() for name in re.split(r"[,;|\t]", line)}
-        if len(names & set(expected)) > (number > 0):
-            return number
-    return 0
+
+    def named(line: str) -> int:
+        return len({name.strip(' "#\n\r').casefold() for name in re.split(r"[,;|\t]", line)} & set(expected))
+
+    counts = [named(line) for line in lines[: _MOST_ABOVE + 1]]
+    if not counts or counts[0] > 1 or lines[0].count('"') % 2:
+        return 0
+    return counts.index(max(counts)) if max(counts) > 1 else 0
 
 
 def _separator(lines: Sequence[str], expected: Collection[str]) -> str:

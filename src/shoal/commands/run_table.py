@@ -244,7 +244,7 @@ def _mixed_units(columns: Mapping[str, str], frame: pl.DataFrame, cells: Cells, 
         place = cells.header.index(columns[what])
         read = [(texts[row][place], row, value) for row, value in frame.select("row", what).rows()]
         with_unit = next((one for one in read if one[0][-1].isalpha()), None)
-        small = [one for one in read if one[0][-1].isdigit() and one[2] < FEW]
+        small = [one for one in read if not one[0][-1].isalpha() and one[2] < FEW]
         if with_unit and small:
             others = f", and in {len(small) - 1} more like it" if len(small) > 1 else ""
             out.append(

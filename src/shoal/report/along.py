@@ -19,6 +19,7 @@ _PLACE = "_place"  # column of the places of names
 _BESIDE = 0.6  # width that the colours of one name share, of the distance of two names
 _WIDE = 10.0  # ratio of two values from which they stand on a logarithmic axis
 _WIDE_ABOVE_ZERO = 100.0  # ratio of the values above 0 from which their axis is logarithmic although 0 is on it
+_MOST_TICKS = 10  # numbers that are ticks one by one
 _LETTERS = 26  # of all names of an axis, beside each other
 
 
@@ -44,19 +45,35 @@ def _unevenness(ordered: Sequence[float]) -> float:
     return max(distances) / min(distances)
 
 
+def beside_zero(values: Iterable[float]) -> float | None:
+    """Constant of the axis on which 0 stands a decade before the smallest number above it; None where none is needed.
+
+    >>> beside_zero([0, 1e-3, 1e-2, 1]), beside_zero([0, 0.25, 0.5, 1]), beside_zero([1, 10, 100])
+    (0.0001, None, None)
+    """
+    ordered = sorted(set(values))
+    if len(ordered) < 3 or ordered[0] != 0 or log_base(ordered[1:]) is None:
+        return None
+    return ordered[1] / 10 if ordered[-1] / ordered[1] >= _WIDE_ABOVE_ZERO else None
+
+
 def along_numbers(values: Sequence[float], x: "Axis") -> alt.X:
     """The axis of numbers: linear, logarithmic, or logarithmic with 0 a decade before the smallest above it."""
     scale = alt.Scale(zero=False, nice=False, padding=12)
-    above = sorted(value for value in set(values) if value > 0)
+    ticks_of = list(values)
+    constant = beside_zero(values) if x.log is None else None
     if x.log is not None:
         scale = alt.Scale(type="log", base=x.log, nice=False, padding=12)
-    elif min(values) == 0 and log_base(above) is not None and above[-1] / above[0] >= _WIDE_ABOVE_ZERO:
-        scale = alt.Scale(type="symlog", constant=above[0] / 10, nice=False, padding=12)
+    elif constant is not None:
+        scale = alt.Scale(type="symlog", constant=constant, nice=False, padding=12)
+        if len(values) > _MOST_TICKS:  # left alone, they stand where those of a linear axis would
+            first, last = math.ceil(math.log10(10 * constant)), math.floor(math.log10(max(values)))
+            ticks_of = [0.0, *(10.0**power for power in range(first, last + 1))]
     # large numbers are told by prefixes, which nobody reads below 1, where 3m is 0.003
-    is_small, few = min(values) < 1, len(values) <= 10
+    is_small, few = min(values) < 1, len(ticks_of) <= _MOST_TICKS or constant is not None
     ticks = alt.Axis(format=".4~g" if is_small else "~s", labelOverlap="greedy", labelSeparation=6)
     if few and (is_small or x.log != 10):  # with its digits said: left alone, 0.25 and 0.75 are rounded
-        ticks = alt.Axis(values=values, format=".4~g", labelOverlap="greedy", labelSeparation=4)
+        ticks = alt.Axis(values=ticks_of, format=".4~g", labelOverlap="greedy", labelSeparation=4)
     elif not is_small:
         ticks.labelExpr = STEPS_LABEL
     return alt.X(f"{x.column}:Q", title=x.title, scale=scale, axis=ticks)

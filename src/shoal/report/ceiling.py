@@ -16,12 +16,13 @@ def ceiling(curves: pl.DataFrame, column: str) -> float | None:
         column: the loss.
     """
     value = pl.col(column).cast(pl.Float64)
-    finite = curves.select("run", "step", value).filter(value.is_finite()).sort("step")
-    if finite.is_empty():
+    finite = curves.select("run", "step", value).filter(value.is_finite())
+    first = finite.filter(pl.col("step") == pl.col("step").min().over("run"))  # of both splits, where both are here
+    if first.is_empty():
         return None
-    top = TIMES * finite.group_by("run").first().select(pl.col(column).max()).item()
+    top = TIMES * first.select(pl.col(column).max()).item()
     above = finite.filter(pl.col("step") > 0).select((pl.col(column) > top).mean()).item()
-    return top if above is not None and 0 < above <= 0.5 else None
+    return top if top > 0 and above is not None and 0 < above <= 0.5 else None
 
 
 def log_scale(top: float | None) -> alt.Scale:

@@ -136,6 +136,7 @@ def learning_curves(
     dash = alt.StrokeDash("split:N", title=None, scale=alt.Scale(domain=[TRAIN, VALID], range=[[1, 0], [5, 3]]))
     measure = measures[quantity]
     top = ceiling(long_curves(curves, quantity, measures), "value") if measure.is_log else None
+    is_cut = top is not None
     scale, axis = _value_scale(measure, top)
     log, hits = measure.is_log, HITS if measure.bounds == (0, 1) else ()
     long = long_curves(shown, quantity, measures)
@@ -150,15 +151,15 @@ def learning_curves(
 
     runs = long["run"].n_unique()
     if runs > MOST_LINES:
-        behind = _bands(long, means, x, y, colour, log)
+        behind = _bands(long, means, x, y, colour, log, is_cut)
     else:
         lines = thin_lines(long, ["run", "split"], ["value"], points_per_line(2 * runs), hits, log=log)
         behind = [
             alt.Chart(summary.select("split", "step", "low", "high"))
-            .mark_area(fillOpacity=0.18, clip=True)
+            .mark_area(fillOpacity=0.18, clip=is_cut)
             .encode(x, y("low"), alt.Y2("high"), colour),
             alt.Chart(_numbered(lines))
-            .mark_line(strokeWidth=0.6, strokeOpacity=0.45, strokeJoin="round", clip=True)
+            .mark_line(strokeWidth=0.6, strokeOpacity=0.45, strokeJoin="round", clip=is_cut)
             .encode(x, y("value"), colour, alt.Detail("run:N")),
         ]
     middle = alt.Chart(broken(summary, ["split"], "mean").select("split", "step", "mean"))
@@ -166,10 +167,10 @@ def learning_curves(
     layers = [
         *behind,
         alt.Chart(summary.select("split", "step", "mean"))
-        .mark_line(strokeWidth=0.8, strokeOpacity=0.6, clip=True)
+        .mark_line(strokeWidth=0.8, strokeOpacity=0.6, clip=is_cut)
         .encode(x, y("mean"), colour),
-        middle.mark_line(strokeWidth=2.2, strokeJoin="round", clip=True).encode(x, y("mean"), colour, dash),
-        dots.mark_point(filled=True, size=14, opacity=1, clip=top is not None).encode(x, y("mean"), colour),
+        middle.mark_line(strokeWidth=2.2, strokeJoin="round", clip=is_cut).encode(x, y("mean"), colour, dash),
+        dots.mark_point(filled=True, size=14, opacity=1, clip=is_cut).encode(x, y("mean"), colour),
     ]
     alternative = f"{title}. {_told(means, measure)} Mean over {counted(runs, 'run')}."
     return styled(alt.layer(*layers).properties(width=_WIDTH, height=_HEIGHT, title=title), alternative)
@@ -185,14 +186,16 @@ def _value_scale(measure: Measure, top: float | None) -> tuple[alt.Scale, alt.Ax
     return alt.Scale(domain=list(bounds)), alt.Axis(format=".1f" if bounds == (0, 1) else "~g")
 
 
-def _bands(long: pl.DataFrame, means: pl.DataFrame, x: alt.X, y: Any, colour: alt.Color, log: bool) -> list[alt.Chart]:
+def _bands(
+    long: pl.DataFrame, means: pl.DataFrame, x: alt.X, y: Any, colour: alt.Color, log: bool, is_cut: bool
+) -> list[alt.Chart]:
     """The middle 90 % and the middle half of the runs, at the steps at which there is a mean of all."""
     columns = ["q05", "q25", "q75", "q95"]
     bands = quantiles(long, ["split", "step"], "value").join(means.select("split", "step"), on=["split", "step"])
     bands = thin_lines(bands.sort("split", "step"), ["split"], columns, PER_MEAN, log=log)
     base = alt.Chart(bands.select("split", "step", *columns))
     return [
-        base.mark_area(fillOpacity=opacity, clip=True).encode(x, y(low), alt.Y2(high), colour)
+        base.mark_area(fillOpacity=opacity, clip=is_cut).encode(x, y(low), alt.Y2(high), colour)
         for low, high, opacity in (("q05", "q95", 0.16), ("q25", "q75", 0.28))
     ]
 

@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from shoal.measures import EQUATIONS, Measures
-from shoal.report.along import along_numbers, in_places, marked_means
+from shoal.report.along import along_numbers, beside_zero, in_places, marked_means
 from shoal.report.ceiling import ceiling, cut_title, log_scale
 from shoal.report.each_run import model_label
 from shoal.report.figures import STEPS_LABEL, Chart, log_steps, styled
@@ -88,7 +88,7 @@ def curve_panels(curves: pl.DataFrame, colour: Axis, title: str, panels: Sequenc
 
 
 def _curve_panel(frame: pl.DataFrame, x: alt.X, colour: Axis, panel: Panel) -> Chart:
-    by = [colour.column]
+    by, is_cut = [colour.column], panel.top is not None
     lines = frame[colour.column].n_unique()
     budget, hits = points_per_line(lines), HITS if panel.domain == (0, 1) else ()
     paint, detail = colour_of(colour, frame), alt.Detail("shade:N")
@@ -99,20 +99,20 @@ def _curve_panel(frame: pl.DataFrame, x: alt.X, colour: Axis, panel: Panel) -> C
     layers = []
     if lines <= MOST_BANDS:
         base = alt.Chart(all_.select("step", "low", "high", "shade", "fill"))
-        area = base.mark_area(fillOpacity=0.13, clip=True)
+        area = base.mark_area(fillOpacity=0.13, clip=is_cut)
         layers.append(area.encode(x, _y(panel, "low"), alt.Y2("high"), alt.Fill("fill:N", scale=None), detail))
     for part, dash in ((thinned.filter("whole"), [1, 0]), (_after_the_first_end(thinned, colour), [1, 3])):
         if not part.is_empty():
             line = painted(broken(part, by, "mean"), colour).select("step", "mean", "shade")
-            mark = alt.Chart(line).mark_line(strokeWidth=1.6, strokeJoin="round", strokeDash=dash, clip=True)
+            mark = alt.Chart(line).mark_line(strokeWidth=1.6, strokeJoin="round", strokeDash=dash, clip=is_cut)
             layers.append(mark.encode(x, _y(panel, "mean"), paint, detail))
     if beside := all_.filter("beside").height:
         if thinned["gap"].any():
-            pale = alt.Chart(_across(thinned, colour)).mark_line(strokeWidth=0.7, strokeOpacity=0.6, clip=True)
+            pale = alt.Chart(_across(thinned, colour)).mark_line(strokeWidth=0.7, strokeOpacity=0.6, clip=is_cut)
             layers.append(pale.encode(x, _y(panel, "mean"), paint, alt.Detail(["shade:N", "bridge:N"])))
         # of many curves dots would hide each other
         dots = alt.Chart(all_.filter("beside").select("step", "mean", "fill")).mark_point(
-            filled=True, stroke=None, opacity=1, size=9 if beside < _MOST_POINTS else 3, clip=panel.top is not None
+            filled=True, stroke=None, opacity=1, size=9 if beside < _MOST_POINTS else 3, clip=is_cut
         )
         layers.append(dots.encode(x, _y(panel, "mean"), alt.Fill("fill:N", scale=None)))
     return alt.layer(*layers).properties(**_PANEL)
@@ -163,8 +163,7 @@ def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, alon
     means = means.with_columns(pl.when("settled").then(name).alias(name) for name in ("mean", "low", "high"))
     means = painted(means, colour)
     height = pl.col(panel.column).log() if panel.log else pl.col(panel.column)
-    along_x = pl.col(x.column).cast(pl.Float64)
-    places = [along_x if x.log is None else along_x.log(), height]
+    places = [_place_along(runs, x), height]
     points = painted(thin_points(runs, [colour.column, "settled"], places, _CELLS, _MOST_POINTS), colour)
     fill = alt.Fill("fill:N", scale=None)
     # the colour bar is that of lines and hollow points; if none is drawn it would be empty
@@ -188,6 +187,15 @@ def _summary_panel(runs: pl.DataFrame, x: Axis, colour: Axis, panel: Panel, alon
         bars = width.mark_rule(strokeWidth=3, strokeOpacity=0.25)
         layers.insert(0, bars.encode(along, _y(panel, "after"), alt.Y2(column), paint))
     return alt.layer(*layers)
+
+
+def _place_along(runs: pl.DataFrame, x: Axis) -> pl.Expr:
+    """Place of each run along an axis, up to a factor."""
+    value = pl.col(x.column).cast(pl.Float64)
+    if x.log is not None:
+        return value.log()
+    constant = beside_zero(runs[x.column].unique().to_list())
+    return value if constant is None else (value / constant).log1p()
 
 
 def _timed(runs: pl.DataFrame, panel: Panel) -> pl.DataFrame:

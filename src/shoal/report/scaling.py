@@ -61,7 +61,7 @@ def report_scaling(
             "The law",
             remarks,
             tables=[estimates_table(fit, resamples)],
-            about="the parameters of the law, with intervals.",
+            about=f"the parameters of the law{', with intervals' if resamples else ''}.",
         ),
         Section(
             "Fit",
@@ -317,14 +317,15 @@ def _held(form: LawForm) -> dict[str, str]:
 def _provenance(fit: ScalingFit, source: Mapping[str, Any]) -> Section:
     versions = ", ".join(f"{name} {number}" for name, number in source["versions"].items())
     columns = ", ".join(f"{what} from {name!r}" for what, name in source["columns"].items())
+    resampled = f"; bootstrap with seed {source['seed']}, each resample searched from the estimate"
+    resampled = resampled if source["resamples"] else ""
     paragraphs = [
         f"Made by: {source['command']}",
         f"Data: {source['file']}, SHA-256 {source['file_sha256']}; {len(fit.runs)} runs; {columns}.",
         *(f"{note}." for note in source["notes"]),
         f"Method: the Huber loss (delta {fit.form.delta:g}) of the log residuals, minimised by L-BFGS-B from the "
-        f"likeliest of a grid of starts; bootstrap with seed {source['seed']}, each resample searched from the "
-        f"estimate; {source['seconds']:,.1f} seconds. Source: Hoffmann et al. 2022, Training "
-        "Compute-Optimal Large Language Models, approach 3.",
+        f"likeliest of a grid of starts{resampled}; {source['seconds']:,.1f} seconds. Source: Hoffmann et al. 2022, "
+        "Training Compute-Optimal Large Language Models, approach 3.",
         f"{versions}.",
     ]
     return Section("How this was made", paragraphs)

@@ -62,7 +62,7 @@ def _numbers_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         "of the training sequences, in nats. AIC, BIC: the smaller the better. Held out: log-likelihood per "
         "observation of the validation sequences (nats), with Student's interval, which takes whole sequences as "
         "independent. Below the best: the difference from the highest, sequence by sequence, with intervals that hold "
-        "together (Bonferroni). Bold: the best of each."
+        "together for all pairs of numbers of states (Bonferroni). Bold: the best of each."
     )
     return Table("states", header, body, caption, pl.DataFrame(list(rows), infer_schema_length=None))
 
@@ -93,8 +93,10 @@ def states_sentences(measured: Measured) -> list[str]:
 def _compared(top: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
     """Words for the numbers of states that the validation sequences tell from the one that is likeliest on them."""
     possible = [row for row in others if row["below"] > -math.inf]  # the rest hold a sequence impossible
-    if possible and all(math.isnan(row["below_high"]) for row in possible):
-        return "a single validation sequence gives no intervals, so that nothing is told apart"
+    if not possible:
+        return "every other number holds one of these sequences impossible"
+    if all(math.isnan(row["below_high"]) for row in possible):
+        return "nothing is told apart: no difference has an interval, which takes two sequences that are not alike"
     alike = [row["num_states"] for row in possible if not row["below_high"] < 0]
     if not alike:
         return "every other number is below it, and no interval of the differences reaches 0"

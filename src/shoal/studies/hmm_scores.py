@@ -3,6 +3,7 @@
 Shapes: ``K`` states, ``S`` sequences.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,12 +81,12 @@ def _numbers(best: pl.DataFrame, models: Mapping[int, HMM], valid: Sequences) ->
 
     Where a validation sequence is impossible, its log-likelihood is -inf; the highest is then of a number of states
     without one. Where there is none, nothing is compared, and differences are NaN. The intervals of the differences
-    hold together (Bonferroni), so that the highest, though chosen by these sequences, is compared with all others.
+    hold together with those of all other pairs (Bonferroni), since these sequences choose which one is the highest.
     """
     each = {K: log_likelihood(model, valid).log_likelihood for K, model in models.items()}  # (1, S) each
     held = {K: per_observation(values, valid) for K, values in each.items()}
     top = max(held, key=lambda K: float(held[K].value[0]))
-    level, rows = 1 - (1 - LEVEL) / max(1, len(models) - 1), []
+    level, rows = 1 - (1 - LEVEL) / max(1, math.comb(len(models), 2)), []
     for row in best.iter_rows(named=True):
         K = int(row["num_states"])
         with np.errstate(invalid="ignore"):

@@ -10,14 +10,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from shoal.fast.denormals import flushed_denormals
 from shoal.hmm import maximised
+from shoal.tasks.sampling import Form
 from shoal.training.em import evaluated
 from shoal.training.em_roster import EMRoster, Fitted
 from shoal.training.engines import is_fitted_by_em
@@ -135,19 +138,27 @@ class _Trial:
         train_steps(self._stack, n)
 
     def evaluation(self, clock: "_Clock") -> tuple[float, float]:
-        """Seconds of the first and of a later evaluation; of one that would take long, from a sample of its examples.
+        """Seconds of the first and of a later evaluation; of one that would take long, from a sample of each form.
 
         The table of sums of p = 3162 has ten million equations, whose evaluation takes minutes.
         """
-        part, form = self._stack.passes[0]
-        sample, all_ = part[:, :SAMPLE], sum(part.shape[1] for part, _ in self._stack.passes)
-        if all_ > sample.shape[1]:
+        whole_evaluation = partial(evaluate, self._stack, {"l2_norm": l2_norm})
+        if sum(part.shape[1] for part, _ in self._stack.passes) <= SAMPLE:
+            return _twice(clock, whole_evaluation)
+        forms: dict[Form | None, list[Tensor]] = {}
+        for part, form in self._stack.passes:
+            forms.setdefault(form, []).append(part)
+        layout = whole = 0.0
+        for form, parts in forms.items():
+            sample = max(parts, key=lambda part: part.shape[1])[:, :SAMPLE]
             with torch.no_grad():
-                first, again = _twice(clock, lambda: self._stack.score(sample, form=form))
-            whole = again * all_ / sample.shape[1]
-            if whole > TRIAL_SECONDS:
-                return whole + max(0.0, first - again), whole
-        return _twice(clock, lambda: evaluate(self._stack, {"l2_norm": l2_norm}))
+                first, again = _twice(clock, partial(self._stack.score, sample, form=form))
+            layout += max(0.0, first - again)
+            whole += again * sum(part.shape[1] for part in parts) / sample.shape[1]
+        if whole > TRIAL_SECONDS:
+            return whole + layout, whole
+        first, again = _twice(clock, whole_evaluation)
+        return first + layout, again
 
 
 class _EMTrial:
