@@ -61,4 +61,7 @@ def test_a_study_is_measured_once_for_the_same_runs(tmp_path):
     assert calls == [form]
     asked(specs[:2])
     assert calls == [form] * 2
+    study.MEASURED = 2  # it measures something else now, which pages must not show under their new captions
+    study.measure = lambda form: calls.append(form) or {"a": 2}
+    assert asked(specs) == {"a": 2} and asked(specs) == {"a": 2} and len(calls) == 3
     assert "measured" not in _measure(_note("attention", form, [], lab), SimpleNamespace(), lab).note

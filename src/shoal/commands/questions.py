@@ -21,6 +21,7 @@ from shoal.training.certificate import certify
 from shoal.training.preflight import check_final_files, check_parts
 from shoal.training.requests import check_execution
 
+_AS = "measured_as"  # of a note: the number of the study's way to measure
 CERTIFIED_STEPS = {True: 25, False: 50}  # quick form, full form
 
 
@@ -91,21 +92,25 @@ def _note(name: str, form: Form, specs: Sequence[RunSpec], lab: Lab) -> Page:
     note: dict[str, Any] = {**form.to_json(), "runs": [spec.id for spec in specs]}
     for other in lab.study_notes(name)[0]:
         if "measured" in other and other["runs"] == note["runs"]:
-            note["measured"] = other["measured"]
+            note |= {key: other[key] for key in ("measured", _AS) if key in other}
     lab.note_study(name, form.name, note)
     return Page(name, form, note)
 
 
 def _measure(page: Page, study: Study, lab: Lab) -> Page:
-    """Page whose note has the quantities that its study measures beside its runs; measures them if it has none yet."""
+    """Page whose note has the quantities that its study measures beside its runs.
+
+    They are measured where it has none yet, or has those of a version of shoal that measured something else.
+    """
     measure, look = getattr(study, "measure", None), getattr(study, "measure_models", None)
-    if (measure is None and look is None) or "measured" in page.note:
+    way = getattr(study, "MEASURED", 1)
+    if (measure is None and look is None) or ("measured" in page.note and page.note.get(_AS, 1) == way):
         return page
     say(f"measuring for {page.study}")
     measured: dict[str, Any] = {} if measure is None else dict(measure(page.form))
     if look is not None:
         measured |= look(page.form, lab.records(page.note["runs"]))
-    note = {**page.note, "measured": measured}
+    note = {**page.note, "measured": measured, _AS: way}
     lab.note_study(page.study, page.form.name, note)
     return replace(page, note=note)
 
@@ -144,6 +149,8 @@ def report_pages(
 
 
 def _report_page(page: Page, lab: Lab) -> int:
+    if "measured" in page.note:
+        page = _measure(page, page.module, lab)
     results = results_of(lab, page.note)
     show_report(page.module.report(results, page.form), lab.report_folder(page.name))
     return int(bool(results.damage))

@@ -89,7 +89,8 @@ class Study(Protocol):
         """Report with figures, tables and answers."""
 
     # and perhaps check(specs), which refuses runs that the study cannot report on,
-    # measure(form) and measure_models(form, records), for quantities that training does not measure,
+    # measure(form) and measure_models(form, records), for quantities that training does not measure, with MEASURED, a
+    # number that grows where they measure something else than before, so that pages measure again,
     # grids_of(task, quick), for runs of other tasks, NEEDS, names of settings that have to be given, and SCORED, scores
     # of texts that measure_models takes
 

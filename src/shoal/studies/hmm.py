@@ -26,6 +26,7 @@ from shoal.studies.hmm_scores import RESAMPLES, STATES, UPDATE, measured
 from shoal.studies.parts import finished
 from shoal.studies.results import Results
 
+MEASURED = 2  # 1: intervals of held-out likelihoods were percentiles
 QUESTION = "How many hidden states do sequences have, do restarts agree on them, and are intervals right?"
 TRUE = 3
 COMMON: Mapping[bool, Mapping[str, Any]] = {

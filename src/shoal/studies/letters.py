@@ -25,6 +25,7 @@ from shoal.studies.hmm_scores import RESAMPLES, STATES, UPDATE, measured
 from shoal.studies.parts import finished
 from shoal.studies.results import Results
 
+MEASURED = 2  # 1: intervals of held-out likelihoods were percentiles
 QUESTION = "What do the hidden states of the letters of a text stand for, and how many are there?"
 SHOWN = 2
 VOWELS = "aeiou"
