@@ -5,7 +5,7 @@ import polars as pl
 
 from shoal.report.words import number
 
-TIMES = 10.0  # the loss of an untrained model, above which a run only diverges
+TIMES = 10.0  # the loss of an untrained model: a run that is above only diverges
 
 
 def ceiling(curves: pl.DataFrame, column: str) -> float | None:
