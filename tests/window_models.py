@@ -53,12 +53,13 @@ def in_float64(stack: Stack) -> Stack:
 def assert_the_models(stack_of: Callable[[str], Stack], without_kernels: bool = False) -> None:
     """Hold scores and gradients to those of the model in float64, as near as float32 comes with the model itself.
 
-    Variants without norms, or with norms over few numbers, multiply rounding by thousands.
+    Variants without norms, or with norms over few numbers, multiply rounding by thousands, and a unit of relu may be
+    off in one of two roundings: ten times the error of the one that is seen is allowed.
     """
     fast = stack_of("windows")
     if without_kernels:
         fast.scorer = WindowScorer(fast.scorer.members, None)
     models = found_by(stack_of("plain")), found_by(in_float64(stack_of("plain")))
     for found, rounded, exact in zip(found_by(fast), *models, strict=True):
-        atol = 3e-5 * max(1.0, float(exact.abs().max())) + 4 * float((rounded - exact).abs().max())
+        atol = 3e-5 * max(1.0, float(exact.abs().max())) + 10 * float((rounded - exact).abs().max())
         torch.testing.assert_close(found.double(), exact.double(), atol=atol, rtol=0)

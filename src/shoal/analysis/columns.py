@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from shoal.errors import UserError, nearest
@@ -105,7 +104,7 @@ def check_draws(name: str, draws: int, seed: int) -> None:
 def check_flags(**values: bool) -> None:
     """Raise :class:`UserError` naming the first argument that is neither True nor False: ``"no"`` would be true."""
     for name, value in values.items():
-        if not isinstance(value, bool | np.bool_):
+        if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):  # numpy's, without loading it
             raise UserError(f"{name} must be True or False, got {value!r:.60}")
 
 
